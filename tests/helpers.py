@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -46,3 +46,8 @@ def read_json(path: Path | str) -> Any:
 def edit_json(path: Path | str, **values: Any) -> None:
     """Gives keys of the object in a JSON file other values."""
     Path(path).write_text(json.dumps({**read_json(path), **values}), encoding="utf-8")
+
+
+def write_lines(path: Path | str, lines: Iterable[object]) -> None:
+    """A text with these lines."""
+    Path(path).write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")

@@ -29,7 +29,7 @@ from janus_cli.engines.session import written
 from janus_cli.files import copy_files
 from janus_cli.scoring.repeats import rates
 from janus_cli.training import checkpoint
-from tests.helpers import Janus, ends
+from tests.helpers import Janus, ends, read_json, write_lines
 
 KEPT = Path("runs/janus/decode")
 STEPS = Path("runs/janus/checkpoints")
@@ -48,8 +48,7 @@ ELSE = [(name, mode) for name in MODES for mode in ("ar", "nar", "semi", "spec")
 
 
 def summary(run: str, label: str) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(Path(f"runs/{run}/decode/{label}.json").read_bytes())
-    return found
+    return read_json(f"runs/{run}/decode/{label}.json")
 
 
 def test_the_test_split_goes_to_stdout_and_into_the_run(janus: Janus) -> None:
@@ -62,7 +61,7 @@ def test_the_test_split_goes_to_stdout_and_into_the_run(janus: Janus) -> None:
     assert (KEPT / "test.ar.beam3.txt").read_text(encoding="utf-8") == out
     assert (KEPT / "test.reference.txt").read_bytes() == Path("data/demo/test.target.txt").read_bytes()
     about = summary("janus", "test.ar.beam3")
-    weights = json.loads((STEPS / "step-000002/manifest.json").read_bytes())["files"]
+    weights = read_json(STEPS / "step-000002/manifest.json")["files"]
     assert about["sha256"] == weights["model.safetensors"]["sha256"]
     assert (about["mode"], about["step"], about["checkpoint"], about["split"]) == ("ar", 2, "step-000002", "test")
     assert (about["hypotheses"], about["references"]) == ("test.ar.beam3.txt", ["test.reference.txt"])
@@ -235,7 +234,7 @@ def test_tables_are_decoded_by_column(janus: Janus) -> None:
     first, second = source()[:2]
     plain = janus("--input", "-", stdin=f"{first}\n\n{second}\n".encode())[1]
     Path("t.csv").write_text(f"id,text\n1,{first}\n2,\n3,{second}\n")
-    Path("t.jsonl").write_text("".join(f"{json.dumps({'source': text, 'id': 1})}\n" for text in (first, "", second)))
+    write_lines("t.jsonl", (json.dumps({"source": text, "id": 1}) for text in (first, "", second)))
     shutil.copy("t.jsonl", "sources.txt")
     Path("t.TSV.gz").write_bytes(gzip.compress(f"{first}\n\n{second}\n".encode()))
     for arguments, said in (

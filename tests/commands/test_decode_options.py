@@ -1,6 +1,5 @@
 """Options that forbid, draw or spread hypotheses, through the command line: what they change, and who refuses them."""
 
-import json
 import re
 import signal
 from itertools import chain, pairwise
@@ -18,7 +17,7 @@ from janus_cli.data.tokenizer import load_tokenizers
 from janus_cli.engines import engine
 from janus_cli.runs import teacher
 from tests.faults.processes import relabel
-from tests.helpers import Janus, ends
+from tests.helpers import Janus, ends, read_json, write_lines
 
 KEPT = Path("runs/janus/decode")
 PUBLISHED = Path(__file__).parents[2] / "pretrained" / "translit-enru"
@@ -213,7 +212,7 @@ def test_two_settings_that_write_different_texts_have_files_of_their_own_which_a
     split = "valid" if "valid" in arguments else "test"
     expected = {f"{split}.{label}.{suffix}" for suffix in ("txt", "jsonl", "json")} | {f"{split}.reference.txt"}
     assert {file.name for file in KEPT.iterdir()} == expected
-    assert json.loads((KEPT / f"{split}.{label}.json").read_bytes())["label"] == label.removesuffix(".step-000001")
+    assert read_json(KEPT / f"{split}.{label}.json")["label"] == label.removesuffix(".step-000001")
     ends(janus(*arguments), 0, "replacing", out=out)
     assert {file.name for file in KEPT.iterdir()} == expected
 
@@ -248,8 +247,8 @@ EVERY_SEARCH = [
 def test_batch_size_order_and_threads_change_no_hypothesis(
     janus: Janus, unk_everywhere: None, run: str, options: list[str]
 ) -> None:
-    Path("text").write_text("".join(f"{line}\n" for line in source()), encoding="utf-8")
-    Path("reversed").write_text("".join(f"{line}\n" for line in reversed(source())), encoding="utf-8")
+    write_lines("text", source())
+    write_lines("reversed", reversed(source()))
 
     def hypotheses(*arguments: str) -> list[list[str]]:
         found = decoded(janus, "--run", run, *options, *arguments)
@@ -330,7 +329,7 @@ def test_unks_are_counted_and_can_be_banned(janus: Janus, unk_everywhere: None) 
         having = sum(UNK in record["ids"] for record in records(out))
         assert (code, having > 0) == (0, True)
         assert f"outputs that contain <unk>: {having}; --unk ban never writes it" in err
-        assert json.loads((KEPT / f"test.{label}.json").read_bytes())["counts"]["unk"] == having
+        assert read_json(KEPT / f"test.{label}.json")["counts"]["unk"] == having
         code, out, err = janus("--mode", mode, "--jsonl", "--unk", "ban")
         assert (code, "<unk>" in err) == (0, False)
         assert not any(UNK in record["ids"] for record in records(out))
@@ -342,7 +341,7 @@ def test_outputs_that_the_limit_has_shaped_are_said_with_the_knob(janus: Janus) 
     said = re.search(r"(\d+) outputs may be cut by the length limit \(0.5 × source \+ 2 tokens\); raise it with", err)
     assert code == 0
     assert said
-    counts = json.loads((KEPT / "test.ar.beam3.json").read_bytes())["counts"]
+    counts = read_json(KEPT / "test.ar.beam3.json")["counts"]
     assert counts["limit"] == int(said[1]) > 0
     assert "--set decoding.max_extra=N" in err
     code, _, err = janus("--set", "decoding.max_extra=99")
@@ -367,12 +366,12 @@ def test_predicted_lengths_above_the_limit_are_said(janus: Janus, mode: str) -> 
 def test_counts_include_what_an_earlier_process_decoded(janus: Janus, stop: Stop, unk_everywhere: None) -> None:
     assert janus("--nbest", "3")[0] == 0
     file = KEPT / "test.ar.beam3.nbest3.json"
-    whole, read = (json.loads(file.read_bytes())[name] for name in ("counts", "source_tokens"))
+    whole, read = (read_json(file)[name] for name in ("counts", "source_tokens"))
     assert {"unk", "limit"} <= whole.keys()
     stop(1, ctrl_c)
     assert janus("--nbest", "3")[0] == 130
     ends(janus("--nbest", "3", "--resume"), 0, "resuming after 16 finished lines")
-    about = json.loads(file.read_bytes())
+    about = read_json(file)
     assert about["counts"] == whole
     assert [about[name] for name in ("source_tokens", "unknown_source_tokens", "sources_cut")] == [read, 0, 0]
 
@@ -386,11 +385,11 @@ def test_what_was_kept_belongs_to_its_seed(janus: Janus, stop: Stop) -> None:
 
 def test_a_teacher_counts_and_bans_unks(any_janus: Janus, unk_everywhere: None) -> None:
     code, _, err = any_janus("distill", "ar", "--out", "data/kept")
-    kept = json.loads(Path("data/kept/manifest.json").read_bytes())["distilled"]
+    kept = read_json("data/kept/manifest.json")["distilled"]
     assert (code, kept["unk"] > 0) == (0, True)
     assert f"outputs that contain <unk>: {kept['unk']}; --unk ban" in err
     code, _, err = any_janus("distill", "ar", "--out", "data/banned", "--unk", "ban")
-    banned = json.loads(Path("data/banned/manifest.json").read_bytes())["distilled"]
+    banned = read_json("data/banned/manifest.json")["distilled"]
     assert (code, banned["unk"], banned["options"]["unk"], "<unk>" in err) == (0, 0, "ban", False)
     assert "--unk ban" in banned["command"]
     for change in ("decoding.diversity=1", "decoding.temperature=1"):
@@ -402,7 +401,7 @@ def test_a_teacher_counts_and_bans_unks(any_janus: Janus, unk_everywhere: None) 
     for folder in Path("runs/ar/checkpoints").glob("step-*"):
         relabel(folder)
     assert any_janus("distill", "ar", "--out", "data/found")[0] == 0
-    about = json.loads(Path("data/found/manifest.json").read_bytes())
+    about = read_json("data/found/manifest.json")
     assert str(teacher(about)).endswith("beam 3")
 
 

@@ -24,7 +24,7 @@ from janus_cli.errors import DataError, UsageError
 from janus_cli.runs import teacher
 from janus_cli.training.checkpoint import fingerprint
 from janus_cli.training.model import load_model
-from tests.helpers import Janus, ends
+from tests.helpers import Janus, ends, read_json
 
 OUT = Path("data/demo-distilled.src-tgt")
 SMALL = ("--batch-sentences", "16")
@@ -40,8 +40,7 @@ def ctrl_c() -> None:
 
 
 def manifest(folder: Path = OUT) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((folder / "manifest.json").read_bytes())
-    return found
+    return read_json(folder / "manifest.json")
 
 
 def stores(folder: Path = OUT) -> dict[str, bytes]:
@@ -302,7 +301,7 @@ def test_mistakes(distill: Janus, arguments: list[str], code: int, message: str)
 
 def test_data_that_the_teacher_was_not_trained_on(distill: Janus) -> None:
     file = Path("runs/ar/manifest.json")
-    theirs = json.loads(file.read_bytes())
+    theirs = read_json(file)
     theirs["splits"]["train"]["fingerprint"] = "0" * 64
     file.write_text(json.dumps(theirs))
     ends(distill("ar"), 3, "is not the data that runs/ar was trained on")

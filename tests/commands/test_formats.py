@@ -15,7 +15,7 @@ import pytest
 from janus_cli.data import extract, tables
 from janus_cli.data.references import texts_in
 from janus_cli.data.stored import digest
-from tests.helpers import ends
+from tests.helpers import Janus, ends, read_json, write_lines
 
 SETTINGS = ("--set", "tokenizer.kind=words", "--set", "data.source=de", "--set", "data.target=en", "--workers", "1")
 COUNTS = {"train": 40, "valid": 4, "test": 3}
@@ -23,7 +23,7 @@ Run = Callable[..., tuple[int, str]]
 
 
 @pytest.fixture
-def janus(empty_folder: Path, shell: Callable[..., tuple[int, str, str]]) -> Run:
+def janus(empty_folder: Path, shell: Janus) -> Run:
     """Exit code and stderr of `janus preprocess`."""
 
     def run(*arguments: str) -> tuple[int, str]:
@@ -66,7 +66,7 @@ def as_csv(path: Path, found: list[dict[str, Any]], delimiter: str = ",") -> Non
 
 
 def as_jsonl(path: Path, found: list[dict[str, Any]]) -> None:
-    path.write_text("".join(f"{json.dumps(row)}\n" for row in found), encoding="utf-8")
+    write_lines(path, (json.dumps(row) for row in found))
 
 
 def as_nested_jsonl(path: Path, found: list[dict[str, Any]]) -> None:
@@ -117,7 +117,7 @@ def test_every_form_of_a_table_gives_what_aligned_text_gives(janus: Run, form: s
     said = ends(janus("--data-dir", "tables", "--out", "out", *options), 0)
     assert ids_and_text("out") == ids_and_text("plain")
     assert said.count("; columns ") == 3, "each table is said"
-    manifest = json.loads(Path("out/manifest.json").read_text(encoding="utf-8"))
+    manifest = read_json("out/manifest.json")
     text = manifest["splits"]["train"]["text"]
     assert text["source"]["path"] == text["target"]["path"]
     assert Path(text["source"]["path"]).name.startswith("train")
@@ -125,7 +125,7 @@ def test_every_form_of_a_table_gives_what_aligned_text_gives(janus: Run, form: s
     assert not Path("out/text").exists()
 
 
-def test_files_are_named_directly(janus: Run, shell: Callable[..., tuple[int, str, str]]) -> None:
+def test_files_are_named_directly(janus: Run, shell: Janus) -> None:
     aligned()
     assert janus("--data-dir", "corpus", "--out", "plain")[0] == 0
     as_csv(Path("held out.csv"), rows("valid"))
@@ -134,7 +134,7 @@ def test_files_are_named_directly(janus: Run, shell: Callable[..., tuple[int, st
     files = ("--train", "corpus/train.de", "corpus/train.en", "--valid", "held out.csv", "--test=corpus/test.de")
     said = ends(janus(*files, "corpus/test.en", "--out", "out", *more), 0)
     assert ids_and_text("out") == ids_and_text("plain")
-    kept = json.loads(Path("out/manifest.json").read_text(encoding="utf-8"))["data"]["files"]
+    kept = read_json("out/manifest.json")["data"]["files"]
     assert kept["train"] == ["corpus/train.de", "corpus/train.en"]
     assert kept["valid"] == ["held out.csv"]
     assert "--train" not in said.split("next: ")[1], "the recipe of the training needs no files"
@@ -309,7 +309,7 @@ def test_a_header_in_one_text_is_warned_of(janus: Run, header: tuple[str, str], 
     for side, name in zip(("de", "en"), header, strict=True):
         file = Path(f"corpus/train.{side}")
         lines = file.read_text(encoding="utf-8").splitlines()
-        file.write_text("".join(f"{line}\n" for line in [*lines[:place], name, *lines[place:]]), encoding="utf-8")
+        write_lines(file, [*lines[:place], name, *lines[place:]])
     ends(janus(*named), 0, f"train: pair {place + 1} looks like a header")
 
 
@@ -320,12 +320,12 @@ def test_a_test_split_needs_no_target(janus: Run) -> None:
         code, said = janus("--data-dir", "corpus", "--test", name, "--out", "out", "--force")
         assert (code, words in said) == (0, True), said
         assert f"test: {COUNTS['test']} sources, no target" in said
-        text = json.loads(Path("out/manifest.json").read_bytes())["splits"]["test"]["text"]
+        text = read_json("out/manifest.json")["splits"]["test"]["text"]
         assert list(text) == ["source"]
         assert Path("out/test.source.txt").read_bytes() == Path("corpus/test.de").read_bytes()
 
 
-def test_files_of_set_stay_beside_the_folder(janus: Run, shell: Callable[..., tuple[int, str, str]]) -> None:
+def test_files_of_set_stay_beside_the_folder(janus: Run, shell: Janus) -> None:
     aligned()
     as_csv(Path("other.csv"), rows("test")[:2])
     change = "data.files.test=[other.csv]"
@@ -347,7 +347,7 @@ def test_a_data_set_of_splits(janus: Run) -> None:
     assert ids_and_text("one") == ids_and_text("two") == ids_and_text("plain")
 
 
-def test_a_changed_table_no_longer_fits(janus: Run, shell: Callable[..., tuple[int, str, str]]) -> None:
+def test_a_changed_table_no_longer_fits(janus: Run, shell: Janus) -> None:
     aligned()
     as_csv(Path("t.csv"), rows("train"))
     assert janus("--data-dir", "corpus", "--train", "t.csv", "--out", "out")[0] == 0
@@ -394,7 +394,7 @@ def test_several_references_are_kept_with_the_split(janus: Run, form: str) -> No
     assert kept("out") == [targets for _, targets in three("test")]
     targets = Path("out/test.target.txt").read_text(encoding="utf-8").removesuffix("\n").split("\n")
     assert targets == [target for _, target in pairs("test")]
-    manifest = json.loads(Path("out/manifest.json").read_text(encoding="utf-8"))
+    manifest = read_json("out/manifest.json")
     assert "test.refs.jsonl" in manifest["files"]
     assert not Path("out/valid.refs.jsonl").exists()
 
@@ -473,14 +473,12 @@ def test_targets_that_are_numbered_in_one_split_are_its_references(janus: Run) -
     assert kept("out") == [targets for _, targets in three("test")]
 
 
-def test_a_run_is_validated_and_scored_with_all_references(
-    tiny_recipe: Path, shell: Callable[..., tuple[int, str, str]]
-) -> None:
+def test_a_run_is_validated_and_scored_with_all_references(tiny_recipe: Path, shell: Janus) -> None:
     """Decoding the test split leaves the references where `janus score` finds them."""
     folder = aligned()
     for split in ("valid", "test"):
         lines = ["\t".join([f"first {n}", f"second {n}"]) for n in range(COUNTS[split])]
-        Path(folder, f"{split}.refs.tsv").write_text("".join(f"{line}\n" for line in lines))
+        write_lines(Path(folder, f"{split}.refs.tsv"), lines)
         Path(folder, f"{split}.en").unlink()
     text = tiny_recipe.read_text().replace("synthetic: {train: 64, valid: 8, test: 8}", "source: de, target: en")
     tiny_recipe.write_text(text.replace("vocabulary: 120", "kind: words, vocabulary: 120"))
@@ -493,7 +491,7 @@ def test_a_run_is_validated_and_scored_with_all_references(
     decoded = Path("runs/tiny-janus/decode")
     assert (decoded / "test.refs.jsonl").is_file()
     (summary,) = decoded.glob("*.json")
-    assert json.loads(summary.read_text())["references"] == ["test.refs.jsonl"]
+    assert read_json(summary)["references"] == ["test.refs.jsonl"]
     code, out, err = shell("score", "--json", "--metrics", "exact")
     assert (code, json.loads(out)["scores"][0]["signature"].startswith("nrefs:2|")) == (0, True), err
     (decoded / "h.txt").write_text("first 0\nsecond 1\nthird 2\n")

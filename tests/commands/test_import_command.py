@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,15 +10,13 @@ pytest.importorskip("tokenizers")
 
 from janus_cli.recipe_load import load
 from tests.export import hf_folders
-from tests.helpers import ends, sets
-
-Janus = Callable[..., tuple[int, str, str]]
+from tests.helpers import Janus, ends, read_json, sets
 
 
 @pytest.fixture
 def model(empty_folder: Path) -> Path:
     """The folder of a tiny BART, in the current one."""
-    found = json.loads((hf_folders.GOLDEN / "bart.json").read_bytes())
+    found = read_json(hf_folders.GOLDEN / "bart.json")
     Path("bart").mkdir()
     hf_folders.unpack(found["files"], Path("bart"))
     return Path("bart")

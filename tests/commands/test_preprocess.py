@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 from collections.abc import Callable
@@ -12,7 +11,7 @@ import pytest
 
 from janus_cli.data.prepared import open_prepared
 from janus_cli.recipe_load import load
-from tests.helpers import ends
+from tests.helpers import Janus, ends, read_json
 
 Run = Callable[..., tuple[int, str]]
 SMALL = ("--set", "tokenizer.kind=words", "--set", "data.source=de", "--set", "data.target=en")
@@ -30,7 +29,7 @@ def folder(empty_folder: Path) -> Path:
 
 
 @pytest.fixture
-def janus(shell: Callable[..., tuple[int, str, str]]) -> Run:
+def janus(shell: Janus) -> Run:
     """Exit code and stderr of `janus preprocess`; stdout stays empty."""
 
     def run(*arguments: str) -> tuple[int, str]:
@@ -57,7 +56,7 @@ def test_own_text_own_place_own_settings(janus: Run) -> None:
     code, said = janus(*CORPUS, "--out", "mine", "--workers", "1", "--set", "data.deduplicate=true")
     words = [*SMALL, "--set", "data.deduplicate=true", "--prepared", "mine"]
     assert (code, f"next: janus train {' '.join(words)}\n" in said) == (0, True)
-    manifest = json.loads(Path("mine/manifest.json").read_text())
+    manifest = read_json("mine/manifest.json")
     assert (manifest["splits"]["train"]["kept"], manifest["splits"]["train"]["dropped"]) == (7, {"duplicate": 33})
     assert manifest["data"]["dir"] == "corpus"
     assert not Path("data").exists()
@@ -84,7 +83,7 @@ def test_only_prepared_data_is_replaced_and_only_with_force(janus: Run) -> None:
         code, said = janus("--data-dir", "corpse", *extra)
         assert (code, "corpse/train." in said) == (3, True), "a wrong folder is no reason for --force"
     assert janus(*CORPUS, "--force", "--set", "tokenizer.vocabulary=9")[0] == 0
-    assert json.loads((place / "manifest.json").read_bytes())["vocabulary"] == {"source": 9, "target": 9}
+    assert read_json(place / "manifest.json")["vocabulary"] == {"source": 9, "target": 9}
     for change in ((place / "recipe.yaml").touch, (place / "manifest.json").unlink):
         change()  # now it is a run, or something else
         ends(janus(*CORPUS, "--force"), 2, "holds something other")

@@ -20,7 +20,7 @@ from janus_cli.data import download
 from janus_cli.data.download import fetch
 from janus_cli.errors import DataError
 from janus_cli.recipe import Data, Download
-from tests.helpers import ends
+from tests.helpers import Janus, ends
 
 BODY = bytes(range(256)) * 40
 
@@ -183,9 +183,7 @@ def test_without_a_sha256_nothing_is_fetched(server: Server, tmp_path: Path, dow
 
 
 @pytest.fixture
-def local(
-    server: Server, empty_folder: Path, shell: Callable[..., tuple[int, str, str]]
-) -> Callable[..., tuple[int, str]]:
+def local(server: Server, empty_folder: Path, shell: Janus) -> Callable[..., tuple[int, str]]:
     """`janus preprocess` of a shipped recipe whose addresses are those of the server; `files` replace what it has."""
 
     def run(recipe: str, files: dict[str, bytes], *options: str, true: bool = True) -> tuple[int, str]:

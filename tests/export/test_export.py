@@ -1,7 +1,6 @@
 """`janus export`: what is refused, what is replaced, and what is left when something fails. Needs no extra."""
 
 import errno
-import json
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -10,10 +9,9 @@ import pytest
 
 from janus_cli.export import safetensors
 from janus_cli.files import copy_files
-from tests.helpers import ends
+from tests.helpers import Janus, ends, read_json
 
 MakeRun = Callable[..., Path]
-Janus = Callable[..., tuple[int, str, str]]
 CT2 = ("--format", "ctranslate2")
 
 
@@ -117,6 +115,6 @@ def test_averages_say_what_went_into_them(make_run: MakeRun, janus: Janus) -> No
     make_run("run")
     assert janus("average", "--last", "1")[0] == 0
     assert janus("export", "--checkpoint", "average-last1", "--out", "out")[0] == 0
-    about = json.loads(Path("out/provenance.json").read_bytes())
+    about = read_json("out/provenance.json")
     assert (about["checkpoint"], about["step"], about["averaged"]) == ("average-last1", 7, ["step-000007"])
     assert "checkpoint average-last1 (the mean of step-000007)" in Path("out/README.txt").read_text(encoding="utf-8")

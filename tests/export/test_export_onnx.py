@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import random
 import runpy
@@ -19,10 +18,9 @@ import pytest
 
 from janus_cli.core.symbols import SPECIAL
 from janus_cli.data.tokenizer import load_tokenizers
-from tests.helpers import ends, read_json, sets
+from tests.helpers import Janus, ends, read_json, sets
 
 MakeRun = Callable[..., Path]
-Janus = Callable[..., tuple[int, str, str]]
 ONNX = ("--format", "onnx")
 PRETRAINED = Path(__file__).parents[2] / "pretrained" / "translit-enru"
 MODES = {
@@ -119,7 +117,7 @@ def test_an_imported_model_writes_the_same_without_torch(
     pytest.importorskip("tokenizers")
     import hf_folders
 
-    found = json.loads((hf_folders.GOLDEN / f"{name}.json").read_bytes())
+    found = read_json(hf_folders.GOLDEN / f"{name}.json")
     Path("model").mkdir()
     hf_folders.unpack(found["files"], Path("model"))
     given = zip(("--source-language", "--target-language"), hf_folders.CASES[name][4], strict=True)

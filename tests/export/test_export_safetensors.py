@@ -1,6 +1,5 @@
 """The safetensors folder: works without its run, and says everything about itself."""
 
-import json
 import re
 import shutil
 from collections.abc import Callable
@@ -12,10 +11,9 @@ import torch
 from safetensors.torch import load_file
 
 from janus_cli.training.model import load_model
-from tests.helpers import ends
+from tests.helpers import Janus, ends, read_json
 
 MakeRun = Callable[..., Path]
-Janus = Callable[..., tuple[int, str, str]]
 
 
 @pytest.mark.parametrize(
@@ -53,7 +51,7 @@ def test_the_folder_works_without_its_run(make_run: MakeRun, janus: Janus, objec
 def test_the_configuration_says_how_to_rebuild_and_to_use_the_model(make_run: MakeRun, janus: Janus) -> None:
     make_run("run", "janus", ["tokenizer.joint=false", "model.tie=target", "data.clean=[lowercase]"])
     janus("export", "--output", "out")
-    found = json.loads(Path("out/config.json").read_bytes())
+    found = read_json("out/config.json")
     weights = load_file("out/model.safetensors")
     for side in ("source", "target"):
         assert weights[f"{side}_table.weight"].shape == (found[f"{side}_vocabulary"], found["model"]["width"])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import subprocess
 import sys
@@ -20,10 +19,9 @@ from janus_cli.core.symbols import EOS, UNK
 from janus_cli.data.lines import cleaner
 from janus_cli.decoding.translate import load
 from tests.data import hf_models
-from tests.helpers import ends
+from tests.helpers import Janus, ends, read_json
 
 MakeRun = Callable[..., Path]
-Janus = Callable[..., tuple[int, str, str]]
 STEPS = ["strip_tags", "unescape_html", "collapse_spaces", "lowercase", "nfc", "remove_spaces", "mark_sentences"]
 NORMALISATIONS = ["nmt_nfkc", "nfkc", "nmt_nfkc_cf", "nfkc_cf", "identity"]
 KINDS: dict[str, list[str]] = {
@@ -132,7 +130,7 @@ def test_the_program_of_the_readme_generates_what_janus_writes(
 def test_the_program_generates_what_an_imported_model_writes(janus: Janus, empty_folder: Path, name: str) -> None:
     pytest.importorskip("transformers")
     Path("model").mkdir()
-    hf_folders.unpack(json.loads((hf_folders.GOLDEN / f"{name}.json").read_bytes())["files"], Path("model"))
+    hf_folders.unpack(read_json(hf_folders.GOLDEN / f"{name}.json")["files"], Path("model"))
     given = zip(("--source-language", "--target-language"), hf_folders.CASES[name][4], strict=True)
     assert janus("import", "model", *(word for option, code in given if code for word in (option, code)))[0] == 0
     assert janus("export", "model", "--format", "transformers", "--out", "out")[0] == 0

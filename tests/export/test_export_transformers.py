@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,15 +21,14 @@ from janus_cli.core.steps import log_probabilities
 from janus_cli.core.stream import content
 from janus_cli.core.writing import never_written
 from janus_cli.decoding.translate import load
-from tests.helpers import edit_json, ends, read_json
+from tests.helpers import Janus, edit_json, ends, read_json
 
 MakeRun = Callable[..., Path]
-Janus = Callable[..., tuple[int, str, str]]
 
 
 def golden(name: str) -> tuple[dict[str, Any], list[str]]:
     """Unpacks a committed model as `model`; returns what is known of it, and the options with which it is imported."""
-    found: dict[str, Any] = json.loads((hf_folders.GOLDEN / f"{name}.json").read_bytes())
+    found: dict[str, Any] = read_json(hf_folders.GOLDEN / f"{name}.json")
     Path("model").mkdir()
     hf_folders.unpack(found["files"], Path("model"))
     given = zip(("--source-language", "--target-language"), hf_folders.CASES[name][4], strict=True)
@@ -157,7 +155,7 @@ def test_where_the_end_also_fills_batches_up_it_does_there(make_run: MakeRun, ja
     hf_models.write(Path("model"), "tokenizer_config.json", {"pad_token": "[SEP]", "eos_token": "[SEP]"})
     make_run("run", "ar", ["tokenizer.kind=hf", f"tokenizer.reuse={Path('model').resolve()}"])
     code, _, err = janus("export", "--run", "run", "--format", "transformers", "--out", "out")
-    config = json.loads(Path("out/config.json").read_bytes())
+    config = read_json("out/config.json")
     assert (code, config["pad_token_id"]) == (0, config["eos_token_id"]), err
 
 

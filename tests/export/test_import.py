@@ -32,14 +32,12 @@ from janus_cli.export import importing
 from janus_cli.export.folder import Weights, read
 from janus_cli.export.importing import import_model
 from janus_cli.recipe_load import load as load_recipe
-from tests.helpers import edit_json, ends, sets
-
-Janus = Callable[..., tuple[int, str, str]]
+from tests.helpers import Janus, edit_json, ends, read_json, sets, write_lines
 
 
 def golden(name: str, folder: Path) -> dict[str, Any]:
     """Unpacks a committed model; returns lines and what transformers made of them."""
-    found: dict[str, Any] = json.loads((hf_folders.GOLDEN / f"{name}.json").read_bytes())
+    found: dict[str, Any] = read_json(hf_folders.GOLDEN / f"{name}.json")
     folder.mkdir()
     hf_folders.unpack(found["files"], folder)
     return found
@@ -83,7 +81,7 @@ def test_its_data_is_what_was_prepared_with_its_recipe(janus: Janus, empty_folde
     ends(janus("decode", "--run", "runs/model"), 3, "preprocess --recipe runs/model/recipe.yaml")
     for split in ("train", "valid", "test"):
         for side in ("src", "tgt"):
-            Path(f"{split}.{side}").write_text("".join(f"{line}\n" for line in found["lines"]))
+            write_lines(f"{split}.{side}", found["lines"])
     assert janus("preprocess", "--recipe", "runs/model/recipe.yaml", "--data-dir", ".")[0] == 0
     assert janus("decode", "--run", "runs/model", "--out", "out")[0] == 0
     assert Path("out").read_text().splitlines() == found["outputs"]
@@ -377,7 +375,7 @@ MODEL = Path("model/model.safetensors")
 def test_decoding_with_it_goes_on_after_a_stop(janus: Janus, empty_folder: Path) -> None:
     found = golden("bart", Path("model"))
     assert janus("import", "model")[0] == 0
-    Path("lines.txt").write_text("".join(f"{line}\n" for line in found["lines"] * 20), encoding="utf-8")
+    write_lines("lines.txt", found["lines"] * 20)
     command = ("decode", "--run", "model", "--input", "lines.txt", "--out", "out.txt", "--batch-sentences", "4")
     assert janus(*command)[0] == 0
     whole = Path("out.txt").read_bytes()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import signal
 import socket
 import time
@@ -19,7 +18,7 @@ from janus_cli.training import checkpoint
 from janus_cli.training.average import average_checkpoints
 from janus_cli.training.checkpoint import read_checkpoint
 from janus_cli.training.inspect import describe
-from tests.helpers import ends
+from tests.helpers import ends, read_json
 
 # Does three updates and then nothing more.
 STUCK = """
@@ -92,7 +91,7 @@ def test_two_preparations_at_once_leave_one_whole_folder(tiny_recipe: Path) -> N
     assert any("holds prepared data already" in said for _, said in results)
     assert sorted(path.name for path in Path().iterdir()) == ["out", "tiny.yaml"]
     assert len(open_prepared(recipe_load.load(str(tiny_recipe)), Path("out")).train) == 64
-    assert json.loads(Path("out/manifest.json").read_bytes())["splits"]["train"]["kept"] == 64
+    assert read_json("out/manifest.json")["splits"]["train"]["kept"] == 64
 
 
 def test_a_disk_that_fills_up_while_a_checkpoint_is_written(trained: Path) -> None:

@@ -16,8 +16,7 @@ from test_odd_paths import EACH
 from janus_cli import files
 from janus_cli.data import encode
 from janus_cli.training import checkpoint
-from tests.conftest import Janus
-from tests.helpers import edit_json, ends
+from tests.helpers import Janus, edit_json, ends
 
 Patch = pytest.MonkeyPatch
 HEADER = {"format": 3, "files": ["x"], "replace": [False], "checkpoint": "x", "sha256": "x", "options": {}}

@@ -25,7 +25,7 @@ from janus_cli.system import usable_cores
 from janus_cli.training import trainer as trainer_module
 from janus_cli.training.trainer import LossModule, Trainer
 from tests.faults.processes import digest, entries, go, make_trainer, relabel, state
-from tests.helpers import ends
+from tests.helpers import Janus, ends
 
 LOG = Path("run/log.jsonl")
 DATA = Path("data/tiny.src-tgt")
@@ -280,7 +280,7 @@ def test_other_data_is_refused(trained: Path, split: str) -> None:
 
 
 def test_data_that_is_gone_comes_back_with_the_tokenizer_of_the_run(
-    tiny_recipe: Path, shell: Callable[..., tuple[int, str, str]], monkeypatch: pytest.MonkeyPatch
+    tiny_recipe: Path, shell: Janus, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Another version of janus, or of SentencePiece, trains another tokenizer on the same text."""
     few = ("--set", "training.updates=2")
@@ -297,9 +297,7 @@ def test_data_that_is_gone_comes_back_with_the_tokenizer_of_the_run(
     ends(shell("distill", "--run", "runs/tiny-janus", "--out", "data/d", "--beam", "1"), 0, "written to data/d")
 
 
-def test_data_that_is_gone_is_prepared_again_from_the_files_that_were_named(
-    empty_folder: Path, shell: Callable[..., tuple[int, str, str]]
-) -> None:
+def test_data_that_is_gone_is_prepared_again_from_the_files_that_were_named(empty_folder: Path, shell: Janus) -> None:
     """The recipe names no text: without these files there is none."""
     Path("mine.csv").write_text("a,b\n" + "one two,two one\n" * 30)
     Path("mine.yaml").write_text(MINE)
@@ -372,9 +370,7 @@ def test_checkpoints_of_stops_are_kept_until_there_is_a_regular_one(
     assert sorted(folder.name for folder in Path("run/checkpoints").glob("step-*")) == ["step-000002", "step-000004"]
 
 
-def test_decoding_says_that_a_training_is_not_done(
-    tiny_recipe: Path, shell: Callable[..., tuple[int, str, str]]
-) -> None:
+def test_decoding_says_that_a_training_is_not_done(tiny_recipe: Path, shell: Janus) -> None:
     go(tiny_recipe, "run", "training.updates=4", "training.save_every=2")
     for log, unfinished in (
         (whole := Path("run/log.jsonl").read_bytes(), False),
