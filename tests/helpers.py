@@ -39,6 +39,13 @@ def ends(result: tuple[int, str] | Result, code: int, *words: str, out: str | No
     return said
 
 
+def printed(result: Result) -> str:
+    """The stdout of a command that must have succeeded."""
+    code, out, err = result
+    assert code == 0, err
+    return out
+
+
 def read_json(path: Path | str) -> Any:
     return json.loads(Path(path).read_bytes())
 

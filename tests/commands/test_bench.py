@@ -28,7 +28,7 @@ from janus_cli.lab.rows import Decoded, Row
 from janus_cli.lab.threads import Threads
 from janus_cli.runs import Run
 from janus_cli.training.model import load_model
-from tests.helpers import Janus, ends, read_json
+from tests.helpers import Janus, ends, printed, read_json
 
 QUICK = ["--sentences", "4", "--repeats", "2", "--batches", "2,3", "--warmup", "1"]
 ONE_ROW = ["janus", "--mode", "nar1.lb1", *QUICK]
@@ -106,8 +106,7 @@ def test_rows_choose_their_threads_unless_they_are_fixed(janus: Janus, monkeypat
     monkeypatch.setattr(threads, "usable_cores", lambda: 2)
     for options, tried in (([], {"1", "2"}), (["--threads", "3"], set())):
         shutil.rmtree("runs/janus/bench", ignore_errors=True)
-        code, out, err = janus(*ONE_ROW, *options)
-        assert code == 0, err
+        out = printed(janus(*ONE_ROW, *options))
         results = kept("janus")
         (row,) = results["rows"]
         for found in (row["latency"]["tried"], *row["throughput"]["tried"].values()):
@@ -166,8 +165,7 @@ def test_files_are_written_once_and_replaced_with_force_and_each_bench_is_kept(j
     Path("found.json").write_text("mine", encoding="utf-8")
     ends(janus(*quick), 2, "--force")
     assert Path("found.json").read_text(encoding="utf-8") == "mine"
-    code, out, _ = janus(*quick, "--force", "--json")
-    assert code == 0
+    out = printed(janus(*quick, "--force", "--json"))
     assert json.loads(out) == read_json("found.json")
     assert len(list(Path("runs/janus/bench").iterdir())) == 2
 
@@ -308,8 +306,7 @@ def test_a_peer_has_the_weights_of_the_run(janus: Janus, monkeypatch: pytest.Mon
 @pytest.mark.parametrize(("run", "mode"), [("query", "ar.beam1"), ("cmlm", "nar1.lb1")])
 def test_a_peer_that_has_no_such_model_is_left_out(query: Run, janus: Janus, run: str, mode: str) -> None:
     pytest.importorskip("ctranslate2")
-    code, out, err = janus(run, "--mode", mode, *QUICK, "--against", "ctranslate2")
-    assert code == 0, err
+    out = printed(janus(run, "--mode", mode, *QUICK, "--against", "ctranslate2"))
     found = kept(run)
     assert [row["label"] for row in found["rows"]] == [mode]
     assert [*found["left_out"]] == ["ctranslate2"]

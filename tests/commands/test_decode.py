@@ -29,7 +29,7 @@ from janus_cli.engines.session import written
 from janus_cli.files import copy_files
 from janus_cli.scoring.repeats import rates
 from janus_cli.training import checkpoint
-from tests.helpers import Janus, ends, read_json, write_lines
+from tests.helpers import Janus, ends, printed, read_json, write_lines
 
 KEPT = Path("runs/janus/decode")
 STEPS = Path("runs/janus/checkpoints")
@@ -131,22 +131,16 @@ def test_rewriting_what_stands_there_needs_a_model_that_learnt_it(janus: Janus, 
         (["--rerank", "ar", "--run", "cmlm"], ["--rerank ar", "objective cmlm"]),
         (["--iters", "4"], ["--iters would change nothing", "--mode ar", "add --mode nar, or leave it out"]),
         (["--mode", "nar", "--beam", "5"], ["--beam would change nothing", "--mode nar"]),
-        (
-            ["--iters", "4", "--length-beam", "2", "--draft-length", "4"],
-            ["--iters, --length-beam would change nothing", "add --mode nar, or leave them out"],
-        ),
-        (
-            ["--temperature", "0.8", "--diversity", "0.5", "--iters", "6"],
-            ["--diversity would change nothing: --temperature is on", "with --temperature 0, or leave it out"],
-        ),
+        (["--iters", "4", "--length-beam", "2", "--draft-length", "4"],
+         ["--iters, --length-beam would change nothing", "add --mode nar, or leave them out"]),
+        (["--temperature", "0.8", "--diversity", "0.5", "--iters", "6"],
+         ["--diversity would change nothing: --temperature is on", "with --temperature 0, or leave it out"]),
         (["--top-k", "4"], ["--top-k would change nothing: --temperature is off", "add --temperature, or leave it"]),
         (["--block", "2"], ["--mode ar\nhint: leave it out"]),
         (["--run", "ar", "--iters", "4"], ["--mode ar\nhint: leave it out"]),
         (["--run", "mpnet", "--mode", "nar", "--block", "2"], ["--block would change nothing"]),
-        (
-            ["--run", "bang", "--mode", "nar", "--iters", "4"],
-            ["--iters would change nothing: this model writes all tokens in one"],
-        ),
+        (["--run", "bang", "--mode", "nar", "--iters", "4"],
+         ["--iters would change nothing: this model writes all tokens in one"]),
         (["--run", "bang", "--mode", "nar", "--block", "2"], ["--block would change nothing"]),
         (["--run", "bang", "--mode", "semi", "--block", "10"], ["at most 9 tokens"]),
         (["--run", "bang", "--mode", "semi", "--nbest", "2"], ["--nbest would", "add --mode ar, or leave it out"]),
@@ -159,12 +153,40 @@ def test_rewriting_what_stands_there_needs_a_model_that_learnt_it(janus: Janus, 
         (["--input", "text", "--split", "test"], ["--input and --split"]),
         (["--run", "nowhere"], ["nowhere"]),
         (["--device", "abacus"], ["abacus"]),
-        *(
-            (["--run", name, "--mode", mode], [f"objective {name}", f"use --mode {' or '.join(MODES[name])}"])
-            for name, mode in ELSE
-        ),
+        (["--mode", "nar", "--temperature", "0.5"], ["--temperature would change nothing", "add --mode ar"]),
+        (["--mode", "spec", "--temperature", "0.5"], ["--temperature would change nothing", "--mode spec"]),
+        (["--mode", "nar", "--diversity", "0.5", "--nbest", "2"], ["--diversity would change nothing", "--mode nar"]),
+        (["--mode", "spec", "--no-repeat-ngram", "3"], ["--no-repeat-ngram would change nothing", "--mode spec"]),
+        (["--mode", "nar", "--min-length", "3"], ["--min-length would change nothing", "--mode nar"]),
+        (["--run", "mpnet", "--min-length", "3"], ["--min-length would change nothing", "predicts the length first"]),
+        (["--mode", "ar", "--avoid-repeats"], ["--avoid-repeats would change nothing", "add --mode nar"]),
+        (["--mode", "ar", "--rewrite-repeats", "1"], ["--rewrite-repeats would change nothing", "add --mode nar"]),
+        (["--run", "bang", "--mode", "nar", "--rewrite-repeats", "1"], ["--rewrite-repeats would change nothing"]),
+        (["--run", "cmlm", "--temperature", "1"], ["--temperature would change nothing", "leave it out"]),
+        (["--top-p", "0.5"], ["--top-p would change nothing", "--temperature"]),
+        (["--seed", "5"], ["--seed would change nothing", "--temperature"]),
+        (["--groups", "3"], ["--groups would change nothing: --diversity is off"]),
+        (["--temperature", "1", "--beam", "3"], ["--beam would change nothing: --temperature is on"]),
+        (["--temperature", "1", "--diversity", "1"], ["--diversity would change nothing: --temperature is on"]),
+        (["--diversity", "0.5"], ["--nbest is 1", "add --nbest"]),
+        (["--diversity", "0.5", "--nbest", "2", "--beam", "3", "--groups", "2"], ["groups 2 does not divide beam 3"]),
+        (["--diversity", "0.5", "--nbest", "4"], ["--nbest 4 is more than --beam 3"]),
+        (["--mode", "nar", "--keep-lengths", "2"], ["--keep-lengths would change nothing: --rerank is none"]),
+        (["--mode", "nar", "--rerank", "ar", "--keep-lengths", "2", "--length-beam", "5", "--nbest", "3"],
+         ["--nbest 3 is more than --keep-lengths 2"]),
+        (["--mode", "nar", "--sure", "0"], ["sure"]),
+        (["--mode", "ar", "--sure", "0.5"], ["--sure would change nothing", "--mode nar"]),
+        (["--min-length", "39"], ["min_length: 39", "max_length 40"]),
+        (["--temperature", "-1"], ["--temperature"]),
+        (["--temperature", "nan"], ["--temperature"]),
+        (["--temperature", "1", "--top-p", "0"], ["top_p", "greater than 0"]),
+        (["--temperature", "1", "--top-k", "-2"], ["--top-k"]),
+        (["--no-repeat-ngram", "-1"], ["--no-repeat-ngram"]),
+        (["--unk", "drop"], ["--unk"]),
+        *((["--run", name, "--mode", mode], [f"objective {name}", f"use --mode {' or '.join(MODES[name])}"])
+          for name, mode in ELSE),
     ],
-)
+)  # fmt: skip
 def test_wrong_options_end_with_2_and_name_what_is_wrong(janus: Janus, arguments: list[str], named: list[str]) -> None:
     ends(janus(*arguments), 2, "error: ", "hint: ", *named, out="")
     assert not list(Path("runs").glob("*/decode"))
@@ -290,8 +312,7 @@ def test_a_line_of_a_megabyte_is_cut_with_one_warning(janus: Janus) -> None:
 def test_sources_of_nothing_give_lines_of_nothing(janus: Janus, mode: list[str], size: str) -> None:
     arguments = [*mode, "--input", "-", "--batch-sentences", size]
     assert janus(*arguments, stdin=b"")[:2] == (0, "")
-    code, out, _ = janus(*arguments, "--jsonl", stdin=b"\n  \n\t\n\n")
-    assert code == 0
+    out = printed(janus(*arguments, "--jsonl", stdin=b"\n  \n\t\n\n"))
     assert [(r["hypothesis"], r["tokens"], r["score"], r["passes"]) for r in records(out)] == [("", [], 0.0, 0)] * 4
     among = records(janus(*arguments, "--jsonl", stdin=f"\n{source()[0]}\n\n".encode())[1])
     assert [bool(record["passes"]) for record in among] == [False, True, False]
@@ -299,8 +320,7 @@ def test_sources_of_nothing_give_lines_of_nothing(janus: Janus, mode: list[str],
 
 
 def test_nbest_gives_lines_with_number_and_score_and_the_best_is_kept_for_scoring(janus: Janus) -> None:
-    code, out, _ = janus("--nbest", "3")
-    assert code == 0
+    out = printed(janus("--nbest", "3"))
     cells = [line.split("\t", 2) for line in lines(out)]
     assert [int(number) for number, _, _ in cells] == [index for index in range(LINES) for _ in range(3)]
     for start in range(0, len(cells), 3):
@@ -313,8 +333,7 @@ def test_nbest_gives_lines_with_number_and_score_and_the_best_is_kept_for_scorin
 
 @pytest.mark.parametrize(("mode", "options"), [("ar", ()), ("nar", ("--rerank", "nar")), ("spec", ())])
 def test_records_hold_what_the_scores_are_made_of(janus: Janus, mode: str, options: tuple[str, ...]) -> None:
-    code, out, _ = janus("--mode", mode, *options, "--jsonl")
-    assert code == 0
+    out = printed(janus("--mode", mode, *options, "--jsonl"))
     tokenizer = load_tokenizers(Path("runs/janus")).target
     for record, line in zip(records(out), source(), strict=True):
         assert record["source"] == line

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from untrained import CHANGES, Stop, resume_command
+from untrained import CHANGES, Stop, ctrl_c, resume_command
 
 from janus_cli import recipe_load
 from janus_cli.core.batch import EOS, pad
@@ -33,10 +33,6 @@ SMALL = ("--batch-sentences", "16")
 @pytest.fixture
 def distill(any_janus: Janus) -> Janus:
     return partial(any_janus, "distill")
-
-
-def ctrl_c() -> None:
-    signal.raise_signal(signal.SIGINT)
 
 
 def manifest(folder: Path = OUT) -> dict[str, Any]:

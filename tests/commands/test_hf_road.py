@@ -8,15 +8,13 @@ from pathlib import Path
 import pytest
 
 from tests.data import hf_models
-from tests.helpers import Janus, read_json, sets
+from tests.helpers import Janus, printed, read_json, sets
 
 
 @pytest.mark.parametrize("name", ["bart", "marian"])
 def test_from_text_to_outputs(tiny_recipe: Path, shell: Janus, name: str) -> None:
     def janus(*words: str) -> str:
-        code, out, err = shell(*words)
-        assert code == 0, err
-        return out
+        return printed(shell(*words))
 
     short = sets("decoding.max_ratio=0.1", "decoding.max_extra=5")
     model = hf_models.unpack(name, Path(name))

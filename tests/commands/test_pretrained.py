@@ -13,7 +13,7 @@ from untrained import CHANGES, target
 import janus_cli
 from janus_cli import runs
 from janus_cli.files import sha256
-from tests.helpers import Janus, edit_json, ends, read_json, sets
+from tests.helpers import Janus, edit_json, ends, printed, read_json, sets
 
 DATA = "data/demo.src-tgt"  # where the recipe looks for it
 GREEDY = ("--mode", "ar", "--beam", "1")
@@ -34,9 +34,7 @@ def tree(folder: Path) -> dict[str, bytes]:
 
 
 def decoded(janus: Janus, *words: str) -> str:
-    code, out, err = janus("decode", *words)
-    assert code == 0, err
-    return out
+    return printed(janus("decode", *words))
 
 
 def test_weights_in_bfloat16_are_those_of_the_run_rounded(any_janus: Janus) -> None:
@@ -153,8 +151,7 @@ def test_a_copy_that_cannot_be_made_says_where_the_model_is(
 def test_a_published_model_is_compared_with(any_janus: Janus, models: Path) -> None:
     for run in ("pretrained:tiny", "janus"):
         decoded(any_janus, "--run", run, *GREEDY)
-    code, out, err = any_janus("score", "runs/janus", "--against", "pretrained:tiny", "--metrics", "chrf")
-    assert code == 0, err
+    out = printed(any_janus("score", "runs/janus", "--against", "pretrained:tiny", "--metrics", "chrf"))
     assert "pretrained-tiny/decode/test.ar.beam1.txt" in out
 
 

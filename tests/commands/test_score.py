@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from tests.helpers import Janus, ends
+from tests.helpers import Janus, ends, printed
 
 Exact = Callable[..., dict[str, Any]]
 
@@ -29,9 +29,7 @@ def exact(janus: Janus) -> Exact:
     """Scores with --metrics exact; returns what --json prints, `value` being that of the one metric."""
 
     def score(*arguments: str, stdin: bytes = b"") -> dict[str, Any]:
-        code, out, err = janus(*arguments, "--json", "--metrics", "exact", stdin=stdin)
-        assert code == 0, err
-        found = json.loads(out)
+        found = json.loads(printed(janus(*arguments, "--json", "--metrics", "exact", stdin=stdin)))
         return {**found, "value": found["scores"][0]["value"]}
 
     return score
@@ -197,8 +195,7 @@ def test_two_runs_are_compared(exact: Exact, janus: Janus) -> None:
         make_run(name, (label, text, [right]), (f"{label}2", "y\ny\n", [right]), order=number)
     scores = {}
     for other in ("two", "runs/three"):  # decoded in the same way, or not
-        code, out, _ = janus("runs/one/decode/test.ar.txt", "--against", other, "--metrics", "exact", "--json")
-        assert code == 0
+        out = printed(janus("runs/one/decode/test.ar.txt", "--against", other, "--metrics", "exact", "--json"))
         scores[other] = json.loads(out)["against_scores"][0]["value"]
     assert scores == {"two": 50.0, "runs/three": 0.0}
     ends(janus("runs/one/decode/test.ar.txt", "--against", "runs/four"), 3, "runs/four")
@@ -482,8 +479,7 @@ def test_a_task_of_glge_finds_the_sources_of_a_run(janus: Janus) -> None:
     run = make_run("x", ("test.ar", "a\nb\nc\n", ["a\nx\nb\n"]))
     lines = [json.dumps({"source": source, "hypothesis": "", "index": n}) for n, source in enumerate("sts")]
     (run / "decode" / "test.ar.jsonl").write_text("".join(f"{line}\n" for line in lines))
-    code, out, err = janus("--task", "msqg", "--metrics", "exact", "--json")
-    assert code == 0, err
+    out = printed(janus("--task", "msqg", "--metrics", "exact", "--json"))
     assert [json.loads(out)[key] for key in ("sentences", "task")] == [2, "msqg"]
     assert json.loads(out)["scores"][0]["value"] == 0  # of the source s, the last output, c, is none of its references
     code, out, err = janus("--task", "msqg", "--json")
