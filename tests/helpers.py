@@ -7,12 +7,15 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+import pytest
 import typer
 
 from janus_cli.cli import app
 
 Result = tuple[int, str, str]  # exit code, stdout, stderr
 Janus = Callable[..., Result]
+Patch = pytest.MonkeyPatch
+Capture = pytest.CaptureFixture[str]
 
 
 def sets(*changes: str) -> list[str]:

@@ -18,7 +18,7 @@ import pytest
 
 from janus_cli import __version__, errors, recipe_load
 from janus_cli.cli import VERBS, main
-from tests.helpers import Janus, ends, parsed
+from tests.helpers import Janus, Patch, ends, parsed
 
 _HEAVY = {"torch", "numpy", "sentencepiece", "safetensors", "sacrebleu", "yaml"}
 
@@ -142,9 +142,7 @@ def test_a_recipe_is_shown_as_the_command_line_changes_it(janus: Janus, tmp_path
         (OSError(errno.EBADF, "strange"), 1, "error: the system: strange\n"),
     ],
 )
-def test_exit_codes(
-    janus: Janus, monkeypatch: pytest.MonkeyPatch, problem: BaseException, code: int | None, said: str
-) -> None:
+def test_exit_codes(janus: Janus, monkeypatch: Patch, problem: BaseException, code: int | None, said: str) -> None:
     def load(*arguments: object) -> None:
         raise problem
 
@@ -347,9 +345,7 @@ def test_an_unknown_name_is_refused_before_torch_is_imported(empty_folder: Path)
         ("not installed", f"pip install -e '{Path(__file__).parents[1]}[report]'"),
     ],
 )  # fmt: skip
-def test_a_missing_extra_is_installed_from_where_janus_came(
-    monkeypatch: pytest.MonkeyPatch, origin: object, command: str
-) -> None:
+def test_a_missing_extra_is_installed_from_where_janus_came(monkeypatch: Patch, origin: object, command: str) -> None:
     def distribution(name: str) -> SimpleNamespace:
         if isinstance(origin, str):
             raise metadata.PackageNotFoundError(name)

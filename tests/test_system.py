@@ -17,9 +17,8 @@ import pytest
 
 from janus_cli import files, system
 from janus_cli.files import MANIFEST, locked, sweep, whole_folder, write_atomically
-from tests.helpers import Janus, ends
+from tests.helpers import Capture, Janus, Patch, ends
 
-Patch = pytest.MonkeyPatch
 DEAD = 2**30  # no process has this number
 HOST = socket.gethostname()
 
@@ -110,7 +109,7 @@ def test_a_stand_in_that_was_removed_while_it_was_opened_holds_nothing(tmp_path:
 
 
 def test_the_machine_has_one_place_for_locks_and_says_if_there_are_none(
-    tmp_path: Path, monkeypatch: Patch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: Patch, capsys: Capture
 ) -> None:
     old_nfs(monkeypatch)
     path = tmp_path / "lock"

@@ -28,9 +28,8 @@ from janus_cli.data import store
 from janus_cli.data.store import StoreWriter
 from janus_cli.errors import CheckpointError, is_about_memory
 from janus_cli.training import checkpoint, run
-from tests.helpers import Janus, ends
+from tests.helpers import Janus, Patch, ends
 
-Patch = pytest.MonkeyPatch
 RUN, ROOT = Path("run"), Path("run/checkpoints")
 MORE = ("--set", "training.updates=7", "--allow-change", "training.updates")
 TRAIN = ("train", "--recipe", "tiny.yaml", "--device", "cpu")

@@ -16,7 +16,7 @@ from processes import NO_PRIVILEGES, ended, janus
 from janus_cli.cli import VERBS, function_of
 from janus_cli.data import lines
 from janus_cli.scoring import inputs
-from tests.helpers import Janus, ends
+from tests.helpers import Janus, Patch, ends
 
 LONG = "x" * 300
 ODD = {  # a path, and why it is refused
@@ -182,17 +182,13 @@ def test_what_may_not_be_read_or_written_ends_with_2_everywhere(trained: Path) -
     ["score {} --reference tiny.yaml", "score tiny.yaml --reference {}", "decode --run run --input {}",
      "distill run --out new --source {}"],
 )  # fmt: skip
-def test_a_text_without_end_is_refused(
-    shell: Janus, trained: Path, monkeypatch: pytest.MonkeyPatch, words: str
-) -> None:
+def test_a_text_without_end_is_refused(shell: Janus, trained: Path, monkeypatch: Patch, words: str) -> None:
     monkeypatch.setattr(lines, "ENDLESS_LINE", 1 << 24)
     err = ends(shell(*words.format("/dev/zero").split()), 3, "/dev/zero", out="")
     assert "longer than" in err or "is a pipe or a device" in err
 
 
-def test_a_huge_line_is_cut_by_decode_and_refused_by_score(
-    shell: Janus, trained: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_huge_line_is_cut_by_decode_and_refused_by_score(shell: Janus, trained: Path, monkeypatch: Patch) -> None:
     monkeypatch.setattr(lines, "LONGEST_LINE", 1 << 17)
     Path("text").write_text(f"a b\n{'x ' * (1 << 17)}\nc d\n")
     Path("short").write_text("a\nb\nc\n")
@@ -215,9 +211,7 @@ def test_names_that_are_not_utf_8(shell: Janus, trained: Path) -> None:
     assert (code, "is not UTF-8, and weights in it could not be read again" in err) == (2, True)
 
 
-def test_a_pipe_without_end_is_refused_by_score(
-    shell: Janus, empty_folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_pipe_without_end_is_refused_by_score(shell: Janus, empty_folder: Path, monkeypatch: Patch) -> None:
     monkeypatch.setattr(inputs, "MOST_LINES", 100)
     Path("text").write_text("a b\n" * 100)
     assert shell("score", "-", "--reference", "text", stdin=b"a b\n" * 100)[0] == 0

@@ -16,9 +16,8 @@ from test_odd_paths import EACH
 from janus_cli import files
 from janus_cli.data import encode
 from janus_cli.training import checkpoint
-from tests.helpers import Janus, edit_json, ends
+from tests.helpers import Janus, Patch, edit_json, ends
 
-Patch = pytest.MonkeyPatch
 HEADER = {"format": 3, "files": ["x"], "replace": [False], "checkpoint": "x", "sha256": "x", "options": {}}
 PARTIAL = f'{json.dumps(HEADER)}\n{{"done": 1, "tokens": 2, "passes": 1, "seconds": 1}}\n'
 KEEP = "--set training.updates=8 --set training.keep_last=1 --allow-change training.updates training.keep_last"
