@@ -14,6 +14,7 @@ from janus_cli.cli import app
 
 Result = tuple[int, str, str]  # exit code, stdout, stderr
 Janus = Callable[..., Result]
+Silent = Callable[..., tuple[int, str]]
 Patch = pytest.MonkeyPatch
 Capture = pytest.CaptureFixture[str]
 
@@ -40,6 +41,17 @@ def ends(result: tuple[int, str] | Result, code: int, *words: str, out: str | No
         assert each in said, f"nothing says {each!r}: {said}"
     assert out is None or printed == [out], f"stdout is {printed}, expected {out!r}: {said}"
     return said
+
+
+def silent(janus: Janus, *first: str) -> Silent:
+    """`janus` with these words first; checks that it prints nothing: (exit code, stderr)."""
+
+    def run(*arguments: str) -> tuple[int, str]:
+        code, out, err = janus(*first, *arguments)
+        assert out == ""
+        return code, err
+
+    return run
 
 
 def printed(result: Result) -> str:

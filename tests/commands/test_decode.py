@@ -205,17 +205,13 @@ def test_wrong_options_end_with_2_and_name_what_is_wrong(janus: Janus, arguments
         (lambda: None, ["--checkpoint", "data/demo"], 2, "is not inside a run"),
         (lambda: None, ["--input", "nowhere.txt"], 3, "nowhere.txt does not exist"),
         (lambda: None, ["--input", "data"], 3, "data is a folder"),
-        (
-            lambda: Path("a.gz").write_bytes(gzip.compress(b"a\n" * 99)[:-9]),
-            ["--input", "a.gz"],
-            3,
-            "a.gz cannot be read",
-        ),
+        (lambda: Path("a.gz").write_bytes(gzip.compress(b"a\n" * 99)[:-9]), ["--input", "a.gz"], 3,
+         "a.gz cannot be read"),
         (lambda: os.truncate(STEPS / "step-000002/model.safetensors", 99), [], 4, "model.safetensors"),
         (lambda: foreign_tokenizer(), [], 4, "its sha256 is not the one in manifest.json"),
         (lambda: no_test_split(), [], 3, "has no test split"),
     ],
-)
+)  # fmt: skip
 def test_what_is_not_there_or_damaged_is_named(
     janus: Janus, spoil: Callable[[], object], arguments: list[str], code: int, words: str
 ) -> None:

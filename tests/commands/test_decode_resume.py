@@ -26,7 +26,7 @@ from janus_cli.decoding.translate import Translator
 from janus_cli.device import SIGNALS
 from janus_cli.engines.engine import Engine
 from janus_cli.training import checkpoint
-from tests.helpers import Janus, ends
+from tests.helpers import Janus, Patch, ends
 
 SMALL = ("--batch-sentences", "2")  # windows of four lines, see `stop`
 BEGUN = ("--input", "text", "--output", "mine", *SMALL)
@@ -133,7 +133,7 @@ def test_what_was_read_is_counted_over_all_processes(janus: Janus, halted: Janus
     assert f"text: {unknown} of {read} tokens ({unknown / read:.1%}) are unknown to the tokenizer" in err
 
 
-def test_a_source_that_is_cut_is_counted_as_a_number(halted: Janus, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_source_that_is_cut_is_counted_as_a_number(halted: Janus, monkeypatch: Patch) -> None:
     monkeypatch.setattr(Translator, "_counted", lambda *_: ())  # then it is the first that is counted
     Path("text").write_text(f"{' '.join(source())}\nba\n", encoding="utf-8")
     assert halted(1, *BEGUN, "--batch-sentences", "1")[0] == 130
@@ -299,7 +299,7 @@ def test_force_starts_over_and_resuming_keeps_the_permission(janus: Janus, halte
 
 
 def test_smaller_batches_may_finish_what_larger_ones_could_not(
-    janus: Janus, stop: Stop, whole: bytes, monkeypatch: pytest.MonkeyPatch
+    janus: Janus, stop: Stop, whole: bytes, monkeypatch: Patch
 ) -> None:
     generate = Engine.__call__
 
@@ -400,7 +400,7 @@ def test_who_only_looks_at_the_first_lines_leaves_nothing_behind(janus: Janus, h
     assert janus(*SMALL, "--resume")[0] == 0
 
 
-def test_the_bar_knows_how_many_lines_there_are(janus: Janus, halted: Janus, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_bar_knows_how_many_lines_there_are(janus: Janus, halted: Janus, monkeypatch: Patch) -> None:
     class Noted(console.progress):
         def __init__(self, what: str, total: int | None, *, start: int = 0) -> None:
             super().__init__(what, total, start=start)
@@ -426,7 +426,7 @@ READ = ["own_recipe", "fingerprint", "read_translator"]  # what `decode` reads o
 
 
 @pytest.mark.parametrize("at", READ)
-def test_a_signal_while_the_model_is_loaded(janus: Janus, monkeypatch: pytest.MonkeyPatch, at: str) -> None:
+def test_a_signal_while_the_model_is_loaded(janus: Janus, monkeypatch: Patch, at: str) -> None:
     monkeypatch.setattr(decode, at, lambda *_: signal.raise_signal(signal.SIGTERM))
     code, out, err = janus("--output", "mine")
     assert (code, out, "stopped by SIGTERM" in err, hidden()) == (143, "", True, [])
@@ -434,9 +434,7 @@ def test_a_signal_while_the_model_is_loaded(janus: Janus, monkeypatch: pytest.Mo
 
 @pytest.mark.parametrize("at", READ)
 @pytest.mark.parametrize("name", ["last", "best", "step-000002"])
-def test_a_checkpoint_that_a_training_prunes_meanwhile(
-    janus: Janus, monkeypatch: pytest.MonkeyPatch, name: str, at: str
-) -> None:
+def test_a_checkpoint_that_a_training_prunes_meanwhile(janus: Janus, monkeypatch: Patch, name: str, at: str) -> None:
     first = janus("--input", "-", "--checkpoint", "step-000001", stdin=source()[0].encode())[1]
     checkpoint.move_link(CHECKPOINTS, "best", CHECKPOINTS / "step-000002")
     original = getattr(decode, at)

@@ -15,23 +15,16 @@ import pytest
 from janus_cli.data import extract, tables
 from janus_cli.data.references import texts_in
 from janus_cli.data.stored import digest
-from tests.helpers import Janus, ends, read_json, write_lines
+from tests.helpers import Janus, Silent, ends, read_json, silent, write_lines
 
 SETTINGS = ("--set", "tokenizer.kind=words", "--set", "data.source=de", "--set", "data.target=en", "--workers", "1")
 COUNTS = {"train": 40, "valid": 4, "test": 3}
-Run = Callable[..., tuple[int, str]]
 
 
 @pytest.fixture
-def janus(empty_folder: Path, shell: Janus) -> Run:
+def janus(empty_folder: Path, shell: Janus) -> Silent:
     """Exit code and stderr of `janus preprocess`."""
-
-    def run(*arguments: str) -> tuple[int, str]:
-        code, out, err = shell("preprocess", *SETTINGS, *arguments)
-        assert out == ""
-        return code, err
-
-    return run
+    return silent(shell, "preprocess", *SETTINGS)
 
 
 def pairs(split: str) -> list[tuple[str, str]]:
@@ -103,7 +96,7 @@ FORMS: dict[str, tuple[Callable[[Path, list[dict[str, Any]]], object], str]] = {
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_every_form_of_a_table_gives_what_aligned_text_gives(janus: Run, form: str) -> None:
+def test_every_form_of_a_table_gives_what_aligned_text_gives(janus: Silent, form: str) -> None:
     write, columns = FORMS[form]
     aligned()
     assert janus("--data-dir", "corpus", "--out", "plain")[0] == 0
@@ -125,7 +118,7 @@ def test_every_form_of_a_table_gives_what_aligned_text_gives(janus: Run, form: s
     assert not Path("out/text").exists()
 
 
-def test_files_are_named_directly(janus: Run, shell: Janus) -> None:
+def test_files_are_named_directly(janus: Silent, shell: Janus) -> None:
     aligned()
     assert janus("--data-dir", "corpus", "--out", "plain")[0] == 0
     as_csv(Path("held out.csv"), rows("valid"))
@@ -180,7 +173,7 @@ def test_files_are_named_directly(janus: Run, shell: Janus) -> None:
         ("--data-dir corpus --test corpus/test.de pipe.tsv", 3, "pipe.tsv is a pipe or a device"),
     ],
 )  # fmt: skip
-def test_mistakes(janus: Run, arguments: str, code: int, words: str) -> None:
+def test_mistakes(janus: Silent, arguments: str, code: int, words: str) -> None:
     aligned()
     Path("x.csv").write_text("german,english\na,b\n")
     Path("x.jsonl").write_text('{"de": "a"}\n')
@@ -194,7 +187,7 @@ def test_mistakes(janus: Run, arguments: str, code: int, words: str) -> None:
     assert not Path("out").exists()
 
 
-def test_bytes_that_are_not_utf8_in_a_table_follow_the_option(janus: Run) -> None:
+def test_bytes_that_are_not_utf8_in_a_table_follow_the_option(janus: Silent) -> None:
     aligned()
     Path("t.csv").write_bytes(b'de,en\na,"b\nB"\nc,d\xff\n')
     for policy, words in (("skip", "train: 1 of 2 pairs kept; dropped: bad_utf8 1"), ("replace", "mended: 1 line")):
@@ -203,7 +196,7 @@ def test_bytes_that_are_not_utf8_in_a_table_follow_the_option(janus: Run) -> Non
         assert "t.csv: line ends inside 1 text became spaces" in said
 
 
-def test_a_table_that_is_replaced_while_it_is_read_is_noticed(janus: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_table_that_is_replaced_while_it_is_read_is_noticed(janus: Silent, monkeypatch: pytest.MonkeyPatch) -> None:
     aligned()
     as_csv(Path("t.csv"), rows("train"))
     as_csv(Path("other.csv"), rows("train")[:-1])
@@ -217,7 +210,7 @@ def test_a_table_that_is_replaced_while_it_is_read_is_noticed(janus: Run, monkey
     ends(janus("--data-dir", "corpus", "--train", "t.csv", "--out", "out"), 3, "t.csv was changed while it was read")
 
 
-def test_aligned_text_goes_before_a_table_of_its_name(janus: Run) -> None:
+def test_aligned_text_goes_before_a_table_of_its_name(janus: Silent) -> None:
     folder = aligned()
     assert janus("--data-dir", "corpus", "--out", "plain")[0] == 0
     Path(folder, "test.json").write_text('{"de": "other", "en": "text"}\n')
@@ -243,7 +236,7 @@ def test_aligned_text_goes_before_a_table_of_its_name(janus: Run) -> None:
 
 
 @pytest.mark.parametrize("text", ['{"bleu": 30}\n', "[1, 2]\n", ""])
-def test_a_json_that_only_has_a_split_s_name_is_no_split(janus: Run, text: str) -> None:
+def test_a_json_that_only_has_a_split_s_name_is_no_split(janus: Silent, text: str) -> None:
     folder = aligned()
     for suffix in ("de", "en"):
         Path(folder, f"test.{suffix}").unlink()
@@ -256,7 +249,7 @@ def test_a_json_that_only_has_a_split_s_name_is_no_split(janus: Run, text: str) 
     assert (code, "corpus/test.json is not read: the test split is corpus/test.csv" in said) == (0, True), said
 
 
-def test_a_header_that_is_taken_for_text_is_warned_of(janus: Run) -> None:
+def test_a_header_that_is_taken_for_text_is_warned_of(janus: Silent) -> None:
     aligned()
     for split in ("train", "valid"):
         lines = [f"{row['de']}\t{row['en']}\n" for row in rows(split)]
@@ -267,7 +260,7 @@ def test_a_header_that_is_taken_for_text_is_warned_of(janus: Run) -> None:
     assert (code, "if it is a header" in said) == (0, False), said
 
 
-def test_a_dry_run_counts_a_file_with_several_targets_once(janus: Run) -> None:
+def test_a_dry_run_counts_a_file_with_several_targets_once(janus: Silent) -> None:
     aligned()
     several = [{"de": row["de"], "en": [row["en"], f"{row['en']} {n}"]} for n, row in enumerate(rows("train"))]
     as_jsonl(Path("train.jsonl"), several)
@@ -280,7 +273,7 @@ def test_a_dry_run_counts_a_file_with_several_targets_once(janus: Run) -> None:
     assert " 4 pairs" in told[1]
 
 
-def test_pairs_that_recur_are_counted(janus: Run) -> None:
+def test_pairs_that_recur_are_counted(janus: Silent) -> None:
     aligned()
     once = rows("train")
     distinct = [{"de": f"{row['de']} {n}", "en": row["en"]} for n, row in enumerate(once)]
@@ -292,7 +285,7 @@ def test_pairs_that_recur_are_counted(janus: Run) -> None:
         assert "pairs repeat" not in janus(*named, "--force", "--set", "data.deduplicate=true")[1]
 
 
-def test_a_column_may_have_a_comma_in_its_name(janus: Run) -> None:
+def test_a_column_may_have_a_comma_in_its_name(janus: Silent) -> None:
     aligned()
     as_jsonl(Path("t.jsonl"), [{"a, b": row["de"], "c": row["en"]} for row in rows("train")])
     columns = ("--set", 'data.columns=["a, b", c]', "--train", "t.jsonl", "--data-dir", "corpus", "--dry-run")
@@ -301,7 +294,7 @@ def test_a_column_may_have_a_comma_in_its_name(janus: Run) -> None:
 
 @pytest.mark.parametrize("place", [0, 7])
 @pytest.mark.parametrize("header", [("de", "en"), ("SRC", "TGT")])
-def test_a_header_in_one_text_is_warned_of(janus: Run, header: tuple[str, str], place: int) -> None:
+def test_a_header_in_one_text_is_warned_of(janus: Silent, header: tuple[str, str], place: int) -> None:
     """Of two aligned files that were tables, or of tables that were concatenated."""
     aligned()
     named = ("--data-dir", "corpus", "--out", "out", "--force")
@@ -313,7 +306,7 @@ def test_a_header_in_one_text_is_warned_of(janus: Run, header: tuple[str, str], 
     ends(janus(*named), 0, f"train: pair {place + 1} looks like a header")
 
 
-def test_a_test_split_needs_no_target(janus: Run) -> None:
+def test_a_test_split_needs_no_target(janus: Silent) -> None:
     aligned()
     as_jsonl(Path("t.jsonl"), [{"de": row["de"]} for row in rows("test")])
     for name, words in (("corpus/test.de", ""), ("t.jsonl", "(JSON lines) has no column 'en'; its columns: 1 'de'")):
@@ -325,7 +318,7 @@ def test_a_test_split_needs_no_target(janus: Run) -> None:
         assert Path("out/test.source.txt").read_bytes() == Path("corpus/test.de").read_bytes()
 
 
-def test_files_of_set_stay_beside_the_folder(janus: Run, shell: Janus) -> None:
+def test_files_of_set_stay_beside_the_folder(janus: Silent, shell: Janus) -> None:
     aligned()
     as_csv(Path("other.csv"), rows("test")[:2])
     change = "data.files.test=[other.csv]"
@@ -334,7 +327,7 @@ def test_files_of_set_stay_beside_the_folder(janus: Run, shell: Janus) -> None:
     assert (code, "nowhere does not exist" in said) == (3, True), said
 
 
-def test_a_data_set_of_splits(janus: Run) -> None:
+def test_a_data_set_of_splits(janus: Silent) -> None:
     aligned()
     assert janus("--data-dir", "corpus", "--out", "plain")[0] == 0
     Path("hf").mkdir()
@@ -347,7 +340,7 @@ def test_a_data_set_of_splits(janus: Run) -> None:
     assert ids_and_text("one") == ids_and_text("two") == ids_and_text("plain")
 
 
-def test_a_changed_table_no_longer_fits(janus: Run, shell: Janus) -> None:
+def test_a_changed_table_no_longer_fits(janus: Silent, shell: Janus) -> None:
     aligned()
     as_csv(Path("t.csv"), rows("train"))
     assert janus("--data-dir", "corpus", "--train", "t.csv", "--out", "out")[0] == 0
@@ -371,7 +364,7 @@ def kept(folder: str, split: str = "test") -> list[list[str]]:
 
 
 @pytest.mark.parametrize("form", ["columns", "list", "file", "file alone", "named"])
-def test_several_references_are_kept_with_the_split(janus: Run, form: str) -> None:
+def test_several_references_are_kept_with_the_split(janus: Silent, form: str) -> None:
     folder = aligned()
     refs = Path(folder, "test.refs.tsv")
     refs.write_text("".join("\t".join(targets) + "\n" for _, targets in three("test")), encoding="utf-8")
@@ -399,7 +392,7 @@ def test_several_references_are_kept_with_the_split(janus: Run, form: str) -> No
     assert not Path("out/valid.refs.jsonl").exists()
 
 
-def test_references_follow_the_pairs_that_are_kept_and_are_cleaned(janus: Run) -> None:
+def test_references_follow_the_pairs_that_are_kept_and_are_cleaned(janus: Silent) -> None:
     folder = aligned()
     Path(folder, "valid.de").write_bytes(b"A\nbad \xff\nC\nD\n")
     Path(folder, "valid.refs.tsv").write_text("The A\tan A\nnothing\nThe C\t \nthe D\tD\n")
@@ -408,7 +401,7 @@ def test_references_follow_the_pairs_that_are_kept_and_are_cleaned(janus: Run) -
     assert kept("out", "valid") == [["the a", "an a"], ["the c"], ["the d", "d"]]
 
 
-def test_one_reference_in_every_line_is_the_target(janus: Run) -> None:
+def test_one_reference_in_every_line_is_the_target(janus: Silent) -> None:
     folder = aligned()
     Path(folder, "test.en").rename(folder / "test.refs.tsv")
     ends(janus("--data-dir", "corpus", "--out", "out"), 0)
@@ -419,7 +412,7 @@ def test_one_reference_in_every_line_is_the_target(janus: Run) -> None:
     assert (code, "corpus/test.de has 3 lines, corpus/test.refs.tsv has 2 lines" in said) == (3, True), said
 
 
-def test_a_list_of_targets_in_training_gives_a_pair_for_each(janus: Run) -> None:
+def test_a_list_of_targets_in_training_gives_a_pair_for_each(janus: Silent) -> None:
     folder = aligned()
     texts = [["the first", "", "the second"], ["the third"], [""]]
     as_jsonl(Path("t.jsonl"), [{"de": f"quelle {n}", "en": targets} for n, targets in enumerate(texts)])
@@ -431,7 +424,7 @@ def test_a_list_of_targets_in_training_gives_a_pair_for_each(janus: Run) -> None
     assert ids_and_text("out") == ids_and_text("plain")
 
 
-def test_training_takes_the_first_target_that_is_there(janus: Run) -> None:
+def test_training_takes_the_first_target_that_is_there(janus: Silent) -> None:
     aligned()
     assert janus("--data-dir", "corpus", "--out", "plain")[0] == 0
     moved = [
@@ -447,7 +440,7 @@ def test_training_takes_the_first_target_that_is_there(janus: Run) -> None:
     assert ids_and_text("out") == ids_and_text("plain")
 
 
-def test_numbered_columns_beside_the_target_are_not_passed_over(janus: Run) -> None:
+def test_numbered_columns_beside_the_target_are_not_passed_over(janus: Silent) -> None:
     folder = aligned()
     as_csv(Path("t.csv"), [{**row, "en2": "a", "en_3": "b", "env": "c"} for row in rows("test")])
     words = ("--data-dir", str(folder), "--test", "t.csv", "--dry-run")
@@ -459,7 +452,7 @@ def test_numbered_columns_beside_the_target_are_not_passed_over(janus: Run) -> N
     ends(janus(*words), 0, "columns de, en1, en2, en_3")
 
 
-def test_targets_that_are_numbered_in_one_split_are_its_references(janus: Run) -> None:
+def test_targets_that_are_numbered_in_one_split_are_its_references(janus: Silent) -> None:
     """As in DialogSum: `summary` in training, `summary1` to `summary3` in the test set."""
     for split in COUNTS:
         found = [{"dialogue": source, "summary": target, "topic1": "x"} for source, target in pairs(split)]

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from janus_cli.data.prepared import open_prepared
 from janus_cli.recipe_load import load
-from tests.helpers import Janus, ends, read_json
+from tests.helpers import Janus, Silent, ends, read_json, silent
 
-Run = Callable[..., tuple[int, str]]
 SMALL = ("--set", "tokenizer.kind=words", "--set", "data.source=de", "--set", "data.target=en")
 CORPUS = ("--data-dir", "corpus", *SMALL)
 
@@ -29,22 +28,16 @@ def folder(empty_folder: Path) -> Path:
 
 
 @pytest.fixture
-def janus(shell: Janus) -> Run:
+def janus(shell: Janus) -> Silent:
     """Exit code and stderr of `janus preprocess`; stdout stays empty."""
-
-    def run(*arguments: str) -> tuple[int, str]:
-        code, out, err = shell("preprocess", *arguments)
-        assert out == ""
-        return code, err
-
-    return run
+    return silent(shell, "preprocess")
 
 
 def written() -> list[Path]:
     return [path for path in Path().rglob("*") if "corpus" not in path.parts]
 
 
-def test_without_any_option_it_makes_the_demo(janus: Run) -> None:
+def test_without_any_option_it_makes_the_demo(janus: Silent) -> None:
     said = ends(janus("--set", "data.synthetic.train=900", "--set", "tokenizer.vocabulary=200"), 0)
     for words in ("recipe demo", "900 of 900 pairs kept", "written to data/demo.src-tgt; next: janus train"):
         assert words in said
@@ -52,7 +45,7 @@ def test_without_any_option_it_makes_the_demo(janus: Run) -> None:
     assert len(open_prepared(recipe, Path("data/demo.src-tgt")).train) == 900
 
 
-def test_own_text_own_place_own_settings(janus: Run) -> None:
+def test_own_text_own_place_own_settings(janus: Silent) -> None:
     code, said = janus(*CORPUS, "--out", "mine", "--workers", "1", "--set", "data.deduplicate=true")
     words = [*SMALL, "--set", "data.deduplicate=true", "--prepared", "mine"]
     assert (code, f"next: janus train {' '.join(words)}\n" in said) == (0, True)
@@ -69,7 +62,7 @@ def test_own_text_own_place_own_settings(janus: Run) -> None:
     assert prints[0] == prints[1] != prints[2]
 
 
-def test_only_prepared_data_is_replaced_and_only_with_force(janus: Run) -> None:
+def test_only_prepared_data_is_replaced_and_only_with_force(janus: Silent) -> None:
     assert janus(*CORPUS)[0] == 0
     place = Path("data/demo.de-en")
     before = [path.read_bytes() for path in sorted(place.iterdir())]
@@ -116,7 +109,9 @@ PIECES = ("--set", "tokenizer.kind=sentencepiece", "--set", "tokenizer.vocabular
         ({"train.de": b"a\n" + b"b " * 500_000}, (), 0, "train: 1 of 2 pairs kept; dropped: too_long 1"),
     ],
 )  # fmt: skip
-def test_odd_text(janus: Run, files: dict[str, bytes | None], options: tuple[str, ...], code: int, words: str) -> None:
+def test_odd_text(
+    janus: Silent, files: dict[str, bytes | None], options: tuple[str, ...], code: int, words: str
+) -> None:
     """Text that cannot be used is refused by name, and nothing is written."""
     if "train.de" in files:
         files = {"train.en": b"good one\nbad two\n", **files}
@@ -148,7 +143,7 @@ def test_odd_text(janus: Run, files: dict[str, bytes | None], options: tuple[str
         (("--dry-run",), 0, "would make 20,000 + 500 + 500 pairs of text"),
     ],
 )
-def test_mistakes_and_dry_runs_write_nothing(janus: Run, arguments: tuple[str, ...], code: int, words: str) -> None:
+def test_mistakes_and_dry_runs_write_nothing(janus: Silent, arguments: tuple[str, ...], code: int, words: str) -> None:
     found, said = janus(*arguments)
     assert (found, "error: " in said) == (code, code != 0)
     for word in words.split("|"):
@@ -158,7 +153,8 @@ def test_mistakes_and_dry_runs_write_nothing(janus: Run, arguments: tuple[str, .
 
 def test_a_full_disk_leaves_nothing_and_no_traceback() -> None:
     small = 'ulimit -f 4; exec "$0" -m janus_cli preprocess --set data.synthetic.train=900 --set tokenizer.kind=words'
-    done = subprocess.run(["sh", "-c", small, sys.executable], capture_output=True, text=True)
+    whole = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1"}  # else half a .pyc of janus may be left
+    done = subprocess.run(["sh", "-c", small, sys.executable], env=whole, capture_output=True, text=True)
     assert done.returncode == 1
     assert "error: " in done.stderr
     assert "Traceback" not in done.stderr
@@ -174,7 +170,7 @@ def test_a_full_disk_leaves_nothing_and_no_traceback() -> None:
         ({"test.refs.tsv": "a\n\t\na\tb\tc\na\n"}, "test: 5 references, 0 to 3 a line"),
     ],
 )  # fmt: skip
-def test_what_may_be_a_wrong_choice_of_files_is_said(janus: Run, files: dict[str, str], words: str) -> None:
+def test_what_may_be_a_wrong_choice_of_files_is_said(janus: Silent, files: dict[str, str], words: str) -> None:
     Path("corpus/test.de").write_text("a b 1\na b 2\na b 3\na b 4\n")
     options = (*CORPUS, "--set", "data.task=generation", "--force", "--out", "out")
     assert words.partition(" (")[0] not in janus(*options)[1]
@@ -183,7 +179,7 @@ def test_what_may_be_a_wrong_choice_of_files_is_said(janus: Run, files: dict[str
     ends(janus(*options), 0, words)
 
 
-def test_targets_that_are_a_little_longer_are_usual(janus: Run) -> None:
+def test_targets_that_are_a_little_longer_are_usual(janus: Silent) -> None:
     Path("corpus/train.de").write_text("a b c d\n")
     Path("corpus/train.en").write_text("a b c d e\n")
     code, said = janus(*CORPUS, "--set", "data.task=generation", "--force", "--out", "out")
@@ -191,7 +187,7 @@ def test_targets_that_are_a_little_longer_are_usual(janus: Run) -> None:
 
 
 @pytest.mark.parametrize("references", [False, True])
-def test_lines_without_a_reference_are_counted(janus: Run, references: bool) -> None:
+def test_lines_without_a_reference_are_counted(janus: Silent, references: bool) -> None:
     name, side = ("test.refs.tsv", "reference") if references else ("test.en", "target")
     Path("corpus", name).write_text("one\ttwo\n\t\nthree\t\n\tfour\n" if references else "one\n\nthree\n  \n")
     Path("corpus/valid.en").write_text("one\n\nthree\nfour\n")

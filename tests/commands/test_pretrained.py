@@ -13,7 +13,7 @@ from untrained import CHANGES, target
 import janus_cli
 from janus_cli import runs
 from janus_cli.files import sha256
-from tests.helpers import Janus, edit_json, ends, printed, read_json, sets
+from tests.helpers import Janus, Patch, edit_json, ends, printed, read_json, sets
 
 DATA = "data/demo.src-tgt"  # where the recipe looks for it
 GREEDY = ("--mode", "ar", "--beam", "1")
@@ -21,7 +21,7 @@ TRAIN = ("train", "--objective", "janus", *sets(*CHANGES, "training.updates=1"))
 
 
 @pytest.fixture
-def models(any_janus: Janus, monkeypatch: pytest.MonkeyPatch) -> Path:
+def models(any_janus: Janus, monkeypatch: Patch) -> Path:
     """The folder of models that come with janus: two, of which only `tiny` has its test split."""
     any_janus("export", "janus", "--quantization", "bfloat16", "--with-test", "--out", "models/tiny")
     any_janus("export", "ar", "--out", "models/tiny-ar")
@@ -136,9 +136,7 @@ def test_a_model_that_comes_with_janus_is_copied_to_runs_and_left_as_it_is(any_j
     assert tree(models) == shipped
 
 
-def test_a_copy_that_cannot_be_made_says_where_the_model_is(
-    any_janus: Janus, models: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_copy_that_cannot_be_made_says_where_the_model_is(any_janus: Janus, models: Path, monkeypatch: Patch) -> None:
     def refused(*_: object, **__: object) -> None:
         raise PermissionError(13, "Permission denied", "runs")
 

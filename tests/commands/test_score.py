@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from tests.helpers import Janus, ends, printed
+from tests.helpers import Janus, Patch, ends, printed
 
 Exact = Callable[..., dict[str, Any]]
 
@@ -399,9 +399,7 @@ def test_a_source_as_the_reference_is_said(janus: Janus) -> None:
 
 
 @pytest.mark.parametrize("width", [20, 60, 80])
-def test_no_number_is_cut_however_narrow_the_terminal(
-    good_and_bad: Janus, monkeypatch: pytest.MonkeyPatch, width: int
-) -> None:
+def test_no_number_is_cut_however_narrow_the_terminal(good_and_bad: Janus, monkeypatch: Patch, width: int) -> None:
     found = json.loads(good_and_bad("--bootstrap", "50", "--json")[1])
     for name, value in (("COLUMNS", str(width)), ("LINES", "50"), ("TERM", "dumb")):
         monkeypatch.setenv(name, value)

@@ -10,7 +10,7 @@ import pytest
 
 from janus_cli.data import survival
 from tests.data import small_corpus
-from tests.helpers import Janus, edit_json, ends, read_json, sets
+from tests.helpers import Janus, Patch, edit_json, ends, read_json, sets
 
 Preprocess = Callable[..., tuple[str, dict[str, Any]]]
 WORDS = ("red", "green", "blue", "old", "new", "big", "small", "round")
@@ -123,9 +123,7 @@ def test_code_keeps_its_tabs_and_spaces_where_that_is_asked_for(preprocess: Prep
     assert splits["test"]["round_trip"]["spaces"] == 0
 
 
-def test_of_a_large_training_text_lines_are_sampled_evenly(
-    preprocess: Preprocess, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_of_a_large_training_text_lines_are_sampled_evenly(preprocess: Preprocess, monkeypatch: Patch) -> None:
     monkeypatch.setattr(survival, "SAMPLED", 16)
     put("train", [*PAIRS[:32], *((source, f"{target}，") for source, target in PAIRS[32:])])
     said, splits = preprocess()

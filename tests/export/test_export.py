@@ -9,7 +9,7 @@ import pytest
 
 from janus_cli.export import safetensors
 from janus_cli.files import copy_files
-from tests.helpers import Janus, ends, read_json
+from tests.helpers import Janus, Patch, ends, read_json
 
 MakeRun = Callable[..., Path]
 CT2 = ("--format", "ctranslate2")
@@ -39,7 +39,7 @@ def tree(folder: Path = Path()) -> dict[str, bytes]:
     ],
 )
 def test_mistakes(
-    make_run: MakeRun, janus: Janus, monkeypatch: pytest.MonkeyPatch, objective: str, changes: list[str],
+    make_run: MakeRun, janus: Janus, monkeypatch: Patch, objective: str, changes: list[str],
     arguments: Sequence[str], code: int, words: str,
 ) -> None:  # fmt: skip
     """What CTranslate2 cannot represent is refused where it is not installed, too: installing it would not help."""
@@ -95,9 +95,7 @@ def test_what_was_made_with_an_export_is_never_replaced(make_run: MakeRun, janus
 
 
 @pytest.mark.parametrize("old", [True, False])
-def test_a_full_disk_leaves_what_was_there(
-    make_run: MakeRun, janus: Janus, monkeypatch: pytest.MonkeyPatch, old: bool
-) -> None:
+def test_a_full_disk_leaves_what_was_there(make_run: MakeRun, janus: Janus, monkeypatch: Patch, old: bool) -> None:
     make_run("run")
     if old:
         janus("export", "--out", "new/out")

@@ -22,7 +22,7 @@ from processes import digest, ended, entries, go, relabel, state
 from processes import janus as child
 
 import janus_cli
-from janus_cli import world
+from janus_cli import files, world
 from janus_cli.core.model import Transformer
 from janus_cli.data import store
 from janus_cli.data.store import StoreWriter
@@ -241,14 +241,11 @@ GONE = "[/x/gloo/transport/tcp/pair.cc:446] Connection closed by peer [::1]:9"
     ("problem", "code", "said"),
     [
         (RuntimeError(GONE), 1, f"rank 0 lost another rank: {GONE}"),
-        (
-            torch.distributed.DistBackendError("NCCL error: remote process exited or there was a network error"),
-            1,
-            "lost",
-        ),
+        (torch.distributed.DistBackendError("NCCL error: remote process exited or there was a network error"), 1,
+         "lost"),
         (torch.distributed.DistBackendError("NCCL error: Cuda failure 2 'out of memory'"), 6, "memory"),
     ],
-)
+)  # fmt: skip
 def test_a_rank_that_another_one_left_says_so(
     tiny_recipe: Path, janus: Janus, monkeypatch: Patch, problem: Exception, code: int, said: str
 ) -> None:
@@ -543,20 +540,27 @@ def test_every_resume_begins_what_has_not_begun(trained: Path, janus: Janus) -> 
 # The system's limits
 
 
-def test_a_full_disk_names_what_was_being_written(trained: Path, janus: Janus, monkeypatch: Patch) -> None:
-    def full(source: Path, target: Path) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device", str(source), None, str(target))
+PREPARE = ("preprocess", "--recipe", "tiny.yaml", "--out", "new")
 
-    monkeypatch.setattr(shutil, "copyfile", full)
-    ends(janus("export", "run", "--out", "full"), 1, "error: full: No space left on device")
-    code, _, err = janus(*TRAIN, "--run", "other")
-    assert (code, re.search(r"error: other/tokenizer\.\w+: No space left", err) is not None) == (1, True), err
 
-    def nameless(*_: object) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
+@pytest.mark.parametrize(
+    ("owner", "name", "command", "words"),
+    [
+        (shutil, "copyfile", ("export", "run", "--out", "full"), "error: full: No space left on device"),
+        (shutil, "copyfile", (*TRAIN, "--run", "other"), r"error: other/tokenizer\.\w+: No space left"),
+        (StoreWriter, "add", PREPARE, "error: new: No space left on device"),
+        (files.os, "write", PREPARE, r"\.new\.lock: No space left on device\nhint: free some space"),
+    ],
+)
+def test_a_full_disk_names_what_was_being_written(
+    trained: Path, janus: Janus, monkeypatch: Patch, owner: Any, name: str, command: tuple[str, ...], words: str
+) -> None:
+    def full(*given: object) -> None:
+        named = (str(given[0]), None, str(given[1])) if name == "copyfile" else ()
+        raise OSError(errno.ENOSPC, "No space left on device", *named)
 
-    monkeypatch.setattr(StoreWriter, "add", nameless)
-    ends(janus("preprocess", "--recipe", "tiny.yaml", "--out", "new"), 1, "error: new: No space left on device")
+    monkeypatch.setattr(owner, name, full)
+    assert re.search(words, ends(janus(*command), 1))
 
 
 def test_too_many_open_files_are_nobodys_damage(trained: Path, janus: Janus, monkeypatch: Patch) -> None:
@@ -565,7 +569,7 @@ def test_too_many_open_files_are_nobodys_damage(trained: Path, janus: Janus, mon
 
     monkeypatch.setattr(store, "_mapped", none_left)
     monkeypatch.setattr(StoreWriter, "__init__", none_left)
-    for command in (TRAIN, ("preprocess", "--recipe", "tiny.yaml", "--out", "new")):
+    for command in (TRAIN, PREPARE):
         err = ends(janus(*command), 1, "error: too many open files\n", "raise `ulimit -n`")
         assert "--force" not in err
 

@@ -13,7 +13,6 @@ from processes import NO_PRIVILEGES, ended
 from processes import janus as child
 from test_odd_paths import EACH
 
-from janus_cli import files
 from janus_cli.data import encode
 from janus_cli.training import checkpoint
 from tests.helpers import Janus, Patch, edit_json, ends
@@ -103,12 +102,3 @@ def test_without_locks_between_processes_one_encodes(tiny_recipe: Path, janus: J
 
     monkeypatch.setattr(encode, "ProcessPoolExecutor", refuse)
     ends(janus("preprocess", "--recipe", "tiny.yaml", "--out", "new", "--workers", "2"), 0, "Permission denied")
-
-
-def test_a_lock_on_a_full_disk_is_named(tiny_recipe: Path, janus: Janus, monkeypatch: Patch) -> None:
-    def full(*_: object) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(files.os, "write", full)
-    code, _, err = janus("preprocess", "--recipe", "tiny.yaml", "--out", "new")
-    assert (code, ".new.lock: No space left on device\nhint: free some space" in err) == (1, True), err

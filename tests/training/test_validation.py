@@ -172,13 +172,8 @@ def test_a_validation_that_fails_costs_no_update(
 
 def test_valid_pairs_larger_than_a_batch_stop_no_training(tiny_recipe: Path) -> None:
     """Their longest target has 50 tokens."""
-    changes = (
-        "data.max_target_tokens=27",
-        "training.batch_tokens=40",
-        "training.updates=1",
-        "training.validate_every=1",
-    )
-    go(tiny_recipe, "run", *changes)
+    small = ("data.max_target_tokens=27", "training.batch_tokens=40")
+    go(tiny_recipe, "run", *small, "training.updates=1", "training.validate_every=1")
     assert [line["step"] for line in entries(LOG, "valid")] == [1]
 
 
