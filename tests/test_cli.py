@@ -18,7 +18,7 @@ import pytest
 
 from janus_cli import __version__, errors, recipe_load
 from janus_cli.cli import VERBS, main
-from tests.helpers import Janus, parsed
+from tests.helpers import Janus, Patch, ends, parsed
 
 _HEAVY = {"torch", "numpy", "sentencepiece", "safetensors", "sacrebleu", "yaml"}
 
@@ -92,11 +92,8 @@ MISTAKES = [
 
 @pytest.mark.parametrize(("words", "said"), MISTAKES)
 def test_usage_mistakes(janus: Janus, words: str, said: str) -> None:
-    code, out, err = janus(*shlex.split(words))
-    assert (code, out) == (2, "")
+    err = ends(janus(*shlex.split(words)), 2, "\nhint: ", said, out="")
     assert err.startswith("error: ")
-    assert "\nhint: " in err
-    assert said in err
 
 
 def test_all_mistakes_of_a_recipe_are_named_with_their_lines_and_none_does_anything(
@@ -104,8 +101,7 @@ def test_all_mistakes_of_a_recipe_are_named_with_their_lines_and_none_does_anyth
 ) -> None:
     text = "name: ../a\nmodul: {}\nseed: 1\nseed: 2\nabout: !!python/object/apply:os.system ['touch pwned']\n"
     Path("bad.yaml").write_text(f"{text}data: {{train: ../x}}\nmodel: {{dropout: .nan}}\n")
-    code, out, err = janus("recipes", "show", "bad.yaml")
-    assert (code, out, "\nhint: " in err) == (2, "", True)
+    err = ends(janus("recipes", "show", "bad.yaml"), 2, "\nhint: ", out="")
     assert [int(line) for line in re.findall(r"bad\.yaml:(\d+): ", err)] == [1, 2, 4, 5, 6, 7]
     assert [file.name for file in empty_folder.iterdir()] == ["bad.yaml"]
 
@@ -146,9 +142,7 @@ def test_a_recipe_is_shown_as_the_command_line_changes_it(janus: Janus, tmp_path
         (OSError(errno.EBADF, "strange"), 1, "error: the system: strange\n"),
     ],
 )
-def test_exit_codes(
-    janus: Janus, monkeypatch: pytest.MonkeyPatch, problem: BaseException, code: int | None, said: str
-) -> None:
+def test_exit_codes(janus: Janus, monkeypatch: Patch, problem: BaseException, code: int | None, said: str) -> None:
     def load(*arguments: object) -> None:
         raise problem
 
@@ -351,9 +345,7 @@ def test_an_unknown_name_is_refused_before_torch_is_imported(empty_folder: Path)
         ("not installed", f"pip install -e '{Path(__file__).parents[1]}[report]'"),
     ],
 )  # fmt: skip
-def test_a_missing_extra_is_installed_from_where_janus_came(
-    monkeypatch: pytest.MonkeyPatch, origin: object, command: str
-) -> None:
+def test_a_missing_extra_is_installed_from_where_janus_came(monkeypatch: Patch, origin: object, command: str) -> None:
     def distribution(name: str) -> SimpleNamespace:
         if isinstance(origin, str):
             raise metadata.PackageNotFoundError(name)

@@ -12,7 +12,7 @@ import torch
 
 import janus_cli
 from janus_cli.cli import main
-from tests.helpers import sets
+from tests.helpers import Patch, sets
 
 MOST = 15
 PACKAGE = str(Path(janus_cli.__file__).parent) + os.sep
@@ -48,7 +48,7 @@ def janus(*arguments: str) -> None:
 
 
 @pytest.mark.parametrize("objective", ["janus", "ar"])
-def test_an_update_passes_few_files(tiny_recipe: Path, monkeypatch: pytest.MonkeyPatch, objective: str) -> None:
+def test_an_update_passes_few_files(tiny_recipe: Path, monkeypatch: Patch, objective: str) -> None:
     """From the end of one step of the optimiser to the end of the next, without logging, validating and saving."""
     trail, step = Trail(), torch.optim.AdamW.step
 
@@ -90,9 +90,7 @@ class Target(io.BytesIO):
     ("mode", "engine", "file"),
     [("ar", "auto", "engines/session.py"), ("nar", "auto", "engines/session.py")],
 )
-def test_a_sentence_passes_few_files(
-    tiny_recipe: Path, monkeypatch: pytest.MonkeyPatch, mode: str, engine: str, file: str
-) -> None:
+def test_a_sentence_passes_few_files(tiny_recipe: Path, monkeypatch: Patch, mode: str, engine: str, file: str) -> None:
     """From reading a line to writing its hypothesis; the second line, because the first loads some."""
     janus("train", "--recipe", "tiny.yaml", "--set", "training.updates=1")
     Source.trail = Target.trail = trail = Trail()

@@ -17,9 +17,8 @@ import pytest
 
 from janus_cli import files, system
 from janus_cli.files import MANIFEST, locked, sweep, whole_folder, write_atomically
-from tests.helpers import Janus
+from tests.helpers import Capture, Janus, Patch, ends
 
-Patch = pytest.MonkeyPatch
 DEAD = 2**30  # no process has this number
 HOST = socket.gethostname()
 
@@ -110,7 +109,7 @@ def test_a_stand_in_that_was_removed_while_it_was_opened_holds_nothing(tmp_path:
 
 
 def test_the_machine_has_one_place_for_locks_and_says_if_there_are_none(
-    tmp_path: Path, monkeypatch: Patch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: Patch, capsys: Capture
 ) -> None:
     old_nfs(monkeypatch)
     path = tmp_path / "lock"
@@ -244,8 +243,7 @@ def test_cores_memory_and_load_where_the_system_says_less(monkeypatch: Patch) ->
 def test_a_run_from_text_to_hypotheses(tiny_recipe: Path, janus: Janus, monkeypatch: Patch) -> None:
     old_nfs(monkeypatch)
     steps = ("--set", "training.updates=2", "--set", "training.save_every=1")
-    code, _, err = janus("train", "--recipe", "tiny.yaml", "--run", "run", "--device", "cpu", *steps)
-    assert code == 0, err
+    ends(janus("train", "--recipe", "tiny.yaml", "--run", "run", "--device", "cpu", *steps), 0)
     assert Path("run/checkpoints/last").read_text() == "step-000002\n"
     more = ("--set", "training.updates=3", "--allow-change", "training.updates")
     for words in (
@@ -255,8 +253,7 @@ def test_a_run_from_text_to_hypotheses(tiny_recipe: Path, janus: Janus, monkeypa
         ("decode", "run", "--split", "test", "--checkpoint", "run/checkpoints/last", "--out", "mine"),
         ("export", "run", "--out", "exported"),
     ):
-        code, _, err = janus(*words)
-        assert code == 0, err
+        ends(janus(*words), 0)
     assert "checkpoint step-000003" in janus("decode", "run", "--input", "-", "--checkpoint", "last", stdin=b"ba\n")[2]
     assert "last: step-000003" in janus("inspect", "run")[1]
     assert [path for path in Path().rglob(".*") if path.name not in (".lock", ".checked.json")] == []

@@ -17,7 +17,7 @@ import janus_cli
 from janus_cli import console
 from janus_cli.cli import VERBS, main
 from janus_cli.terminal import command, visible
-from tests.helpers import Janus
+from tests.helpers import Janus, ends
 
 HOSTILE = "a\x1b[2J\r\x07\x9b\u202e\nerror: forged\n  \x1b[1m:cat: [bold]b[/]"
 
@@ -152,11 +152,9 @@ def test_commands_can_be_copied() -> None:
 
 def test_the_next_step_of_a_run_with_an_odd_name_can_be_typed(janus: Janus, trained: Path) -> None:
     Path("run").rename("-a b [1]'s")
-    code, _, err = janus("average", "--run=-a b [1]'s", "--last", "2")
-    assert code == 0
+    err = ends(janus("average", "--run=-a b [1]'s", "--last", "2"), 0)
     verb, *words = shlex.split(re.findall("^next: janus (.*)$", err, re.MULTILINE)[0])
-    code, _, err = janus(verb, *words)
-    assert (code, "checkpoint average-last2" in err) == (0, True)
+    err = ends(janus(verb, *words), 0, "checkpoint average-last2")
     scoring = shlex.split(re.findall("`janus (.*)`$", err, re.MULTILINE)[0])
     assert janus(*scoring)[0] == 0
 
@@ -251,8 +249,7 @@ def test_odd_terminals_show_everything(
 ) -> None:
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
-    code, out, err = janus("recipes", "show", "iwslt")
-    assert (code, out) == (2, "")
+    err = ends(janus("recipes", "show", "iwslt"), 2, out="")
     assert err.startswith("error: no recipe named 'iwslt', did you mean iwslt14?\nhint: ")
     assert janus("--help")[0] == janus("train", "--help")[0] == 0
     Path("a").write_text("ein mann ging\n")

@@ -7,14 +7,14 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from untrained import CHANGES, Stop, make_run
+from untrained import CHANGES, Stop, ctrl_c, make_run
 
 from janus_cli import recipe_load
 from janus_cli.core.knobs import OBJECTIVES
 from janus_cli.data.prepare import prepare
 from janus_cli.decoding import translate
 from janus_cli.decoding.translate import Translator
-from tests.helpers import Janus, edit_json
+from tests.helpers import Janus, Result, edit_json
 
 
 @pytest.fixture(scope="session")
@@ -63,3 +63,14 @@ def stop(monkeypatch: pytest.MonkeyPatch) -> Stop:
         monkeypatch.setattr(Translator, "windows", windows)
 
     return after
+
+
+@pytest.fixture
+def halted(janus: Janus, stop: Stop) -> Janus:
+    """Runs `janus decode` and halts it by Ctrl-C after so many windows: `halted(2, "--output", "mine")`."""
+
+    def run(windows: int, *arguments: str, stdin: bytes = b"") -> Result:
+        stop(windows, ctrl_c)
+        return janus(*arguments, stdin=stdin)
+
+    return run

@@ -28,7 +28,7 @@ from janus_cli.lab.rows import Decoded, Row
 from janus_cli.lab.threads import Threads
 from janus_cli.runs import Run
 from janus_cli.training.model import load_model
-from tests.helpers import Janus, read_json
+from tests.helpers import Janus, Patch, ends, printed, read_json
 
 QUICK = ["--sentences", "4", "--repeats", "2", "--batches", "2,3", "--warmup", "1"]
 ONE_ROW = ["janus", "--mode", "nar1.lb1", *QUICK]
@@ -39,7 +39,7 @@ Orders = list[list[str]]
 
 
 @pytest.fixture
-def orders(monkeypatch: pytest.MonkeyPatch) -> Orders:
+def orders(monkeypatch: Patch) -> Orders:
     """The lines that the processes which measure memory and start would decode: none is started, all are alike."""
     given: Orders = []
     monkeypatch.setattr(processes, "peak_memory", lambda row, build, lines, *_: given.append(lines) or MEMORY)
@@ -102,12 +102,11 @@ def test_every_row_that_a_run_can_do_is_in_the_table_and_in_the_file(janus: Janu
         assert (rows["nar4.lb1"]["passes"], rows["nar10.lb5.rerank"]["passes"]) == (4, 11)
 
 
-def test_rows_choose_their_threads_unless_they_are_fixed(janus: Janus, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rows_choose_their_threads_unless_they_are_fixed(janus: Janus, monkeypatch: Patch) -> None:
     monkeypatch.setattr(threads, "usable_cores", lambda: 2)
     for options, tried in (([], {"1", "2"}), (["--threads", "3"], set())):
         shutil.rmtree("runs/janus/bench", ignore_errors=True)
-        code, out, err = janus(*ONE_ROW, *options)
-        assert code == 0, err
+        out = printed(janus(*ONE_ROW, *options))
         results = kept("janus")
         (row,) = results["rows"]
         for found in (row["latency"]["tried"], *row["throughput"]["tried"].values()):
@@ -164,21 +163,16 @@ def test_files_are_written_once_and_replaced_with_force_and_each_bench_is_kept(j
     assert read_json("found.json") == kept("janus")
     assert Path("plot.svg").read_text(encoding="utf-8").count("nar1.lb1") == 1
     Path("found.json").write_text("mine", encoding="utf-8")
-    code, _, err = janus(*quick)
-    assert (code, "--force" in err) == (2, True)
+    ends(janus(*quick), 2, "--force")
     assert Path("found.json").read_text(encoding="utf-8") == "mine"
-    code, out, _ = janus(*quick, "--force", "--json")
-    assert code == 0
+    out = printed(janus(*quick, "--force", "--json"))
     assert json.loads(out) == read_json("found.json")
     assert len(list(Path("runs/janus/bench").iterdir())) == 2
 
 
 def test_a_dry_run_measures_nothing_and_writes_nothing(janus: Janus, orders: Orders) -> None:
     before = sorted(Path().rglob("*"))
-    code, out, err = janus("ar", *QUICK, "--threads", "1", "--dry-run")
-    assert (code, out) == (0, "")
-    assert "would measure runs/ar" in err
-    assert "left out: spec" in err
+    err = ends(janus("ar", *QUICK, "--threads", "1", "--dry-run"), 0, "would measure runs/ar", "left out: spec", out="")
     # Of 2 rows: quality and memory 2 x 4, 2 batch sizes and 2 repeats 4 x 4, one by one 2 x 4, warm-up 4, start 2.
     assert re.search(r"76 translations: at most \d+ s", err)
     assert sorted(Path().rglob("*")) == before
@@ -204,14 +198,11 @@ def test_a_dry_run_measures_nothing_and_writes_nothing(janus: Janus, orders: Ord
     ],
 )
 def test_mistakes_are_named_before_anything_is_measured(
-    janus: Janus, monkeypatch: pytest.MonkeyPatch, arguments: list[str], words: str
+    janus: Janus, monkeypatch: Patch, arguments: list[str], words: str
 ) -> None:
     for extra in ("matplotlib", "ctranslate2", "transformers"):
         monkeypatch.setitem(sys.modules, extra, None)
-    code, out, err = janus(*arguments)
-    assert (code, out) == (2, "")
-    assert words in err
-    assert "hint:" in err
+    ends(janus(*arguments), 2, words, "hint:", out="")
     assert not list(Path("runs").glob("*/bench"))
 
 
@@ -231,9 +222,7 @@ def test_memory_is_measured_in_a_process_of_its_own(made: Path) -> None:
             processes.peak_memory(row, work, ["a b", ""], CPU)
 
 
-def test_a_process_that_starts_decodes_the_sentence_and_says_why_if_it_does_not(
-    made: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_process_that_starts_decodes_the_sentence_and_says_why_if_it_does_not(made: Path, monkeypatch: Patch) -> None:
     monkeypatch.chdir(made)
     run = made / "runs" / "janus"
     about = {
@@ -265,7 +254,7 @@ def test_a_batch_that_does_not_fit_into_the_memory_of_a_process_is_told_apart_fr
 
 @pytest.mark.parametrize("why", [errno.EEXIST, errno.EACCES])
 def test_what_cannot_be_kept_or_measured_costs_that_and_not_the_bench(
-    janus: Janus, monkeypatch: pytest.MonkeyPatch, why: int
+    janus: Janus, monkeypatch: Patch, why: int
 ) -> None:
     """A file is in the way, or the run is another user's."""
 
@@ -298,7 +287,7 @@ def test_what_cannot_be_kept_or_measured_costs_that_and_not_the_bench(
 
 @pytest.mark.parametrize("peer", ["ctranslate2", "transformers"])
 @pytest.mark.filterwarnings("default")  # of a library that is not ours
-def test_a_peer_has_the_weights_of_the_run(janus: Janus, monkeypatch: pytest.MonkeyPatch, peer: peers.Peer) -> None:
+def test_a_peer_has_the_weights_of_the_run(janus: Janus, monkeypatch: Patch, peer: peers.Peer) -> None:
     """In processes of their own, which take seconds to start."""
     pytest.importorskip(peer)
     monkeypatch.setattr(peers, "BEAMS", (1,))
@@ -315,8 +304,7 @@ def test_a_peer_has_the_weights_of_the_run(janus: Janus, monkeypatch: pytest.Mon
 @pytest.mark.parametrize(("run", "mode"), [("query", "ar.beam1"), ("cmlm", "nar1.lb1")])
 def test_a_peer_that_has_no_such_model_is_left_out(query: Run, janus: Janus, run: str, mode: str) -> None:
     pytest.importorskip("ctranslate2")
-    code, out, err = janus(run, "--mode", mode, *QUICK, "--against", "ctranslate2")
-    assert code == 0, err
+    out = printed(janus(run, "--mode", mode, *QUICK, "--against", "ctranslate2"))
     found = kept(run)
     assert [row["label"] for row in found["rows"]] == [mode]
     assert [*found["left_out"]] == ["ctranslate2"]
@@ -325,7 +313,7 @@ def test_a_peer_that_has_no_such_model_is_left_out(query: Run, janus: Janus, run
 
 @pytest.mark.filterwarnings("default")
 def test_ctranslate2_translates_the_same_whatever_its_threads_and_starts_without_torch(
-    made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    made: Path, tmp_path: Path, monkeypatch: Patch
 ) -> None:
     pytest.importorskip("ctranslate2")
     monkeypatch.chdir(made)

@@ -26,7 +26,7 @@ from janus_cli.decoding.translate import Translator
 from janus_cli.device import SIGNALS
 from janus_cli.engines.engine import Engine
 from janus_cli.training import checkpoint
-from tests.helpers import Janus
+from tests.helpers import Janus, Patch, ends
 
 SMALL = ("--batch-sentences", "2")  # windows of four lines, see `stop`
 BEGUN = ("--input", "text", "--output", "mine", *SMALL)
@@ -51,10 +51,6 @@ def whole(janus: Janus, stop: Stop) -> bytes:
     return data
 
 
-def ctrl_c() -> None:
-    signal.raise_signal(signal.SIGINT)
-
-
 def hidden() -> list[str]:
     return sorted(file.name for file in Path().rglob(".*") if file.is_file())
 
@@ -66,22 +62,17 @@ def published() -> dict[str, bytes]:
 
 @pytest.mark.parametrize("mode", ["ar", "nar"])
 @pytest.mark.parametrize("form", ["", "--jsonl", "--nbest 2 --trace-lines 6 --jsonl", "--nbest 2"])
-def test_an_interrupted_file_is_resumed_to_the_same_bytes(janus: Janus, stop: Stop, mode: str, form: str) -> None:
+def test_an_interrupted_file_is_resumed_to_the_same_bytes(janus: Janus, halted: Janus, mode: str, form: str) -> None:
     arguments = ["--mode", mode, *form.split(), *SMALL, "--input", "text", "--output"]
     assert janus(*arguments, "whole")[0] == 0
-    stop(2, ctrl_c)
-    code, out, err = janus(*arguments, "cut")
-    assert (code, out) == (130, "")
-    assert "stopped by SIGINT; 8 finished lines are kept in .cut.partial" in err
+    err = ends(
+        halted(2, *arguments, "cut"), 130, "stopped by SIGINT; 8 finished lines are kept in .cut.partial", out=""
+    )
     assert not Path("cut").exists()
     for _ in range(2):
-        stop(1, ctrl_c)
-        code, _, err = janus(*resume_command(err))
-        assert code == 130
+        err = ends(halted(1, *resume_command(err)), 130)
     assert "16 finished lines" in err
-    code, _, err = janus(*resume_command(err))
-    assert code == 0
-    assert "resuming after 16 finished lines" in err
+    ends(janus(*resume_command(err)), 0, "resuming after 16 finished lines")
     assert Path("cut").read_bytes() == Path("whole").read_bytes()
     assert not hidden()
 
@@ -120,23 +111,21 @@ def test_an_interrupted_split_is_resumed_in_all_its_files(
 
 
 @pytest.mark.parametrize("form", ["", "--jsonl", "--nbest 2", "--nbest 3 --jsonl"])
-def test_stdout_gets_every_line_of_a_resumed_split(janus: Janus, stop: Stop, form: str) -> None:
+def test_stdout_gets_every_line_of_a_resumed_split(janus: Janus, halted: Janus, form: str) -> None:
     _, out, _ = janus(*form.split(), *SMALL)
-    stop(2, ctrl_c)
-    code, part, err = janus(*form.split(), *SMALL)
+    code, part, err = halted(2, *form.split(), *SMALL)
     assert code == 130
     assert 0 < len(part) < len(out)
     assert out.startswith(part)
     assert janus(*resume_command(err))[:2] == (0, out)
 
 
-def test_what_was_read_is_counted_over_all_processes(janus: Janus, stop: Stop) -> None:
+def test_what_was_read_is_counted_over_all_processes(janus: Janus, halted: Janus) -> None:
     text = [" ".join(source()), "日本 語", *source()[:4], "собака"]
     Path("text").write_text("".join(f"{line}\n" for line in text), encoding="utf-8")
     rows = [row[:39] for row in load_tokenizers(Path("runs/janus")).source.encode(text)]
     read, unknown = sum(map(len, rows)), sum(row.count(UNK) for row in rows)
-    stop(3, ctrl_c)
-    _, _, err = janus(*BEGUN, "--batch-sentences", "1")
+    _, _, err = halted(3, *BEGUN, "--batch-sentences", "1")
     assert "3 finished lines are kept" in err
     code, _, err = janus(*resume_command(err))
     assert (code, "resuming after 3 finished lines" in err) == (0, True)
@@ -144,37 +133,29 @@ def test_what_was_read_is_counted_over_all_processes(janus: Janus, stop: Stop) -
     assert f"text: {unknown} of {read} tokens ({unknown / read:.1%}) are unknown to the tokenizer" in err
 
 
-def test_a_source_that_is_cut_is_counted_as_a_number(janus: Janus, stop: Stop, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_source_that_is_cut_is_counted_as_a_number(halted: Janus, monkeypatch: Patch) -> None:
     monkeypatch.setattr(Translator, "_counted", lambda *_: ())  # then it is the first that is counted
     Path("text").write_text(f"{' '.join(source())}\nba\n", encoding="utf-8")
-    stop(1, ctrl_c)
-    assert janus(*BEGUN, "--batch-sentences", "1")[0] == 130
+    assert halted(1, *BEGUN, "--batch-sentences", "1")[0] == 130
     assert b'"cut": 1' in Path(".mine.partial").read_bytes()
 
 
-def test_without_a_file_it_says_that_nothing_is_kept(janus: Janus, stop: Stop) -> None:
-    stop(2, ctrl_c)
-    code, out, err = janus(*SMALL, "--input", "text")
+def test_without_a_file_it_says_that_nothing_is_kept(janus: Janus, halted: Janus) -> None:
+    code, out, err = halted(2, *SMALL, "--input", "text")
     assert (code, len(lines(out))) == (130, 8)
     assert "stopped by SIGINT after" in err
     assert "--out FILE" in err
-    code, _, err = janus(*SMALL, "--input", "text", "--resume")
-    assert (code, "needs --out" in err) == (2, True)
-    stop(0, ctrl_c)
-    code, _, err = janus(*SMALL, "--input", "text", "--output", "mine")
-    assert (
-        code,
-        "before a line was kept; lost, because lines are kept in blocks of batches: 4 more" in err,
-        hidden(),
-    ) == (130, True, [])
+    ends(janus(*SMALL, "--input", "text", "--resume"), 2, "needs --out")
+    code, _, err = halted(0, *SMALL, "--input", "text", "--output", "mine")
+    assert (code, hidden()) == (130, [])
+    assert "before a line was kept; lost, because lines are kept in blocks of batches: 4 more" in err
 
 
-def test_wherever_the_partial_file_is_cut_the_result_is_the_same(janus: Janus, stop: Stop) -> None:
+def test_wherever_the_partial_file_is_cut_the_result_is_the_same(janus: Janus, halted: Janus) -> None:
     """Truncated anywhere, with bytes behind that nobody finished: resumed, or begun where no window is left."""
     _, out, _ = janus(*SMALL)
     expected = published()
-    stop(4, ctrl_c)
-    janus(*SMALL)
+    halted(4, *SMALL)
     kept = PARTIAL.read_bytes()
     windows = [match.end() for match in re.finditer(rb'\n{"done": .*\n', kept)]
     assert len(windows) == 4
@@ -182,8 +163,7 @@ def test_wherever_the_partial_file_is_cut_the_result_is_the_same(janus: Janus, s
     for size, behind in cuts:  # and hundreds in tests/decoding/test_records.py
         PARTIAL.write_bytes(kept[:size] + behind)
         finished = 4 * sum(end <= size for end in windows)
-        code, got, err = janus(*SMALL, "--resume")
-        assert (code, got) == (0, out), err
+        err = ends(janus(*SMALL, "--resume"), 0, out=out)
         assert (f"resuming after {finished} finished lines" in err) == bool(finished)
         assert published() == expected
         assert not hidden()
@@ -222,10 +202,8 @@ def test_a_killed_decoding_is_resumed(janus: Janus, stop: Stop, where: str, left
     )
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     assert not (KEPT / "test.ar.beam3.json").exists()
-    code, _, err = janus(*SMALL, "--output", "mine")
-    assert (code, f"{left} finished lines" in err) == (2, True)
-    code, _, err = janus(*SMALL, "--output", "mine", "--resume")
-    assert (code, f"resuming after {left} finished lines" in err) == (0, True)
+    ends(janus(*SMALL, "--output", "mine"), 2, f"{left} finished lines")
+    ends(janus(*SMALL, "--output", "mine", "--resume"), 0, f"resuming after {left} finished lines")
     assert (published(), Path("mine").read_text()) == (expected, out)
     assert json.loads((KEPT / "test.ar.beam3.json").read_bytes())["sentences"] == LINES
     assert not hidden()
@@ -264,18 +242,14 @@ def spoil(old: bytes, new: bytes) -> Callable[[], object]:
     ],
 )  # fmt: skip
 def test_what_does_not_belong_together_is_refused_and_nothing_is_lost(
-    janus: Janus, stop: Stop, whole: bytes, change: Callable[[], object] | None, arguments: list[str], code: int,
+    janus: Janus, halted: Janus, whole: bytes, change: Callable[[], object] | None, arguments: list[str], code: int,
     words: str,
 ) -> None:  # fmt: skip
-    stop(2, ctrl_c)
-    assert janus(*BEGUN)[0] == 130
+    assert halted(2, *BEGUN)[0] == 130
     if change is not None:
         change()
     before = Path(".mine.partial").read_bytes()
-    got, out, err = janus(*arguments)
-    assert (got, out) == (code, "")
-    assert words in err
-    assert "hint:" in err
+    ends(janus(*arguments), code, words, "hint:", out="")
     assert Path(".mine.partial").read_bytes() == before
     if Path("mine").exists():
         assert Path("mine").read_text() == "precious"
@@ -286,28 +260,24 @@ def test_what_does_not_belong_together_is_refused_and_nothing_is_lost(
     assert not hidden()
 
 
-def test_resume_begins_where_no_line_is_finished(janus: Janus, stop: Stop, whole: bytes) -> None:
+def test_resume_begins_where_no_line_is_finished(janus: Janus, halted: Janus, whole: bytes) -> None:
     """So a job may always say --resume; and what its first call might replace, the next may, too."""
     assert janus(*BEGUN, "--resume")[0] == 0
     assert Path("mine").read_bytes() == whole
-    stop(2, ctrl_c)
-    assert janus(*BEGUN, "--force")[0] == 130
+    assert halted(2, *BEGUN, "--force")[0] == 130
     header, *_ = Path(".mine.partial").read_bytes().split(b"\n")
     Path(".mine.partial").write_bytes(header + b"\n")  # as if it had been killed in the first window
     Path("mine").write_text("old")
-    code, _, err = janus(*BEGUN, "--resume")
-    assert (code, "nothing is finished yet" in err) == (0, True)
+    ends(janus(*BEGUN, "--resume"), 0, "nothing is finished yet")
     assert Path("mine").read_bytes() == whole
     assert not hidden()
 
 
-def test_what_waits_with_other_options_is_not_passed_over(janus: Janus, stop: Stop) -> None:
-    stop(2, ctrl_c)
-    assert janus(*SMALL, "--out", "mine")[0] == 130
+def test_what_waits_with_other_options_is_not_passed_over(janus: Janus, halted: Janus) -> None:
+    assert halted(2, *SMALL, "--out", "mine")[0] == 130
     waiting = PARTIAL.read_bytes()
     words = [*SMALL, "--beam", "2", "--resume", "--out"]
-    code, _, err = janus(*words, "mine")
-    assert (code, "mine with other options: beam 3, now 2" in err, PARTIAL.name in err) == (2, True, True)
+    ends(janus(*words, "mine"), 2, "mine with other options: beam 3, now 2", PARTIAL.name)
     assert janus(*words, "elsewhere/mine")[0] == 3, "no such folder"
     assert janus(*words, "other")[0] == 0
     assert PARTIAL.read_bytes() == waiting
@@ -315,24 +285,21 @@ def test_what_waits_with_other_options_is_not_passed_over(janus: Janus, stop: St
     assert not hidden()
 
 
-def test_force_starts_over_and_resuming_keeps_the_permission(janus: Janus, stop: Stop, whole: bytes) -> None:
+def test_force_starts_over_and_resuming_keeps_the_permission(janus: Janus, halted: Janus, whole: bytes) -> None:
     Path("mine").write_text("old", encoding="utf-8")
-    stop(2, ctrl_c)
-    code, _, err = janus(*BEGUN, "--force")
-    assert code == 130
+    err = ends(halted(2, *BEGUN, "--force"), 130)
     assert Path("mine").read_text(encoding="utf-8") == "old"
     assert janus(*resume_command(err))[0] == 0
     assert Path("mine").read_bytes() == whole
     Path("mine").unlink()
-    stop(2, ctrl_c)
-    assert janus(*BEGUN)[0] == 130
+    assert halted(2, *BEGUN)[0] == 130
     code, _, err = janus(*BEGUN, "--force")
     assert (code, "resuming" in err, Path("mine").read_bytes() == whole) == (0, False, True)
     assert not hidden()
 
 
 def test_smaller_batches_may_finish_what_larger_ones_could_not(
-    janus: Janus, stop: Stop, whole: bytes, monkeypatch: pytest.MonkeyPatch
+    janus: Janus, stop: Stop, whole: bytes, monkeypatch: Patch
 ) -> None:
     generate = Engine.__call__
 
@@ -342,9 +309,7 @@ def test_smaller_batches_may_finish_what_larger_ones_could_not(
         return generate(self, source, *arguments)
 
     stop(2, lambda: monkeypatch.setattr(Engine, "__call__", full))
-    code, _, err = janus(*BEGUN)
-    assert (code, "a batch of 2 sentences does not fit into memory" in err) == (6, True)
-    assert "12 finished lines are kept" in err
+    err = ends(janus(*BEGUN), 6, "a batch of 2 sentences does not fit into memory", "12 finished lines are kept")
     assert resume_command(err)[-3:] == ["--batch-sentences", "1", "--resume"]
     assert janus(*resume_command(err))[0] == 0
     assert Path("mine").read_bytes() == whole
@@ -354,8 +319,7 @@ def test_of_two_decodings_with_one_output_the_second_is_refused(janus: Janus, st
     """Not those of one split: these have one partial file, and one process at a time writes it."""
     _, valid, _ = janus("--split", "valid")
     stop(1, lambda: janus("--split", "valid", "--out", "mine"))
-    code, _, err = janus("--out", "mine", *SMALL)
-    assert (code, f"mine exists already; {LINES} finished lines are kept" in err) == (2, True)
+    err = ends(janus("--out", "mine", *SMALL), 2, f"mine exists already; {LINES} finished lines are kept")
     assert Path("mine").read_text() == valid
     Path("mine").unlink()
     assert janus(*resume_command(err))[0] == 0
@@ -363,30 +327,25 @@ def test_of_two_decodings_with_one_output_the_second_is_refused(janus: Janus, st
     assert not hidden()
 
 
-def test_stdin_is_resumed_if_the_same_text_is_fed_again(janus: Janus, stop: Stop) -> None:
+def test_stdin_is_resumed_if_the_same_text_is_fed_again(janus: Janus, halted: Janus) -> None:
     text = Path("text").read_bytes()
     arguments = ["--input", "-", "--output", "mine", "--jsonl", *SMALL]
     janus(*arguments, stdin=text)
     whole = Path("mine").read_bytes()
     Path("mine").unlink()
-    stop(2, ctrl_c)
-    code, _, err = janus(*arguments, stdin=text)
-    assert (code, "with the same text on stdin" in err) == (130, True)
-    code, _, other = janus(*resume_command(err), stdin=text[9:])
-    assert (code, "line 1 of the input is not the one" in other) == (3, True)
+    err = ends(halted(2, *arguments, stdin=text), 130, "with the same text on stdin")
+    ends(janus(*resume_command(err), stdin=text[9:]), 3, "line 1 of the input is not the one")
     assert janus(*resume_command(err), stdin=text)[0] == 0
     assert Path("mine").read_bytes() == whole
 
 
-def test_one_process_at_a_time(janus: Janus, stop: Stop) -> None:
-    stop(2, ctrl_c)
-    janus(*BEGUN)
+def test_one_process_at_a_time(janus: Janus, halted: Janus) -> None:
+    halted(2, *BEGUN)
     kept = Path(".mine.partial").read_bytes()
     with Path(".mine.partial").open("rb") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         for more in ("--resume", "--force"):
-            code, _, err = janus(*BEGUN, more)
-            assert (code, "another process is writing mine" in err) == (7, True)
+            ends(janus(*BEGUN, more), 7, "another process is writing mine")
     assert Path(".mine.partial").read_bytes() == kept
     assert janus(*BEGUN, "--resume")[0] == 0
 
@@ -413,8 +372,7 @@ def test_a_full_disk_keeps_what_is_finished(janus: Janus, stop: Stop, form: list
         if Path(".mine.partial").exists():
             finished = re.search(r"(\d+) finished lines are kept in .mine.partial", err)
             assert finished
-            code, _, err = janus(*resume_command(err))
-            assert (code, f"resuming after {finished[1]} finished lines" in err) == (0, True)
+            ends(janus(*resume_command(err)), 0, f"resuming after {finished[1]} finished lines")
         else:
             assert limit < 1200  # not one window
             assert janus(*arguments)[0] == 0
@@ -422,7 +380,7 @@ def test_a_full_disk_keeps_what_is_finished(janus: Janus, stop: Stop, form: list
     assert not hidden()
 
 
-def test_who_only_looks_at_the_first_lines_leaves_nothing_behind(janus: Janus, stop: Stop) -> None:
+def test_who_only_looks_at_the_first_lines_leaves_nothing_behind(janus: Janus, halted: Janus) -> None:
     def look(*more: str) -> None:
         command = [sys.executable, "-m", "janus_cli", "decode", "--batch-sentences", "1", *more]
         with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
@@ -435,15 +393,14 @@ def test_who_only_looks_at_the_first_lines_leaves_nothing_behind(janus: Janus, s
 
     look("--jsonl")
     assert not hidden()
-    stop(2, ctrl_c)
-    janus(*SMALL)
+    halted(2, *SMALL)
     before = PARTIAL.read_bytes()
     look("--resume")
     assert PARTIAL.read_bytes().startswith(before)  # hours of another process
     assert janus(*SMALL, "--resume")[0] == 0
 
 
-def test_the_bar_knows_how_many_lines_there_are(janus: Janus, stop: Stop, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_bar_knows_how_many_lines_there_are(janus: Janus, halted: Janus, monkeypatch: Patch) -> None:
     class Noted(console.progress):
         def __init__(self, what: str, total: int | None, *, start: int = 0) -> None:
             super().__init__(what, total, start=start)
@@ -456,8 +413,7 @@ def test_the_bar_knows_how_many_lines_there_are(janus: Janus, stop: Stop, monkey
     bars: list[Noted] = []
     steps: list[int] = []
     monkeypatch.setattr(console, "progress", Noted)
-    stop(2, ctrl_c)
-    janus(*BEGUN)
+    halted(2, *BEGUN)
     janus(*BEGUN, "--resume")
     assert max(steps) == 2  # batches, not windows
     janus("--input", "-", stdin=b"one\n\n")
@@ -470,7 +426,7 @@ READ = ["own_recipe", "fingerprint", "read_translator"]  # what `decode` reads o
 
 
 @pytest.mark.parametrize("at", READ)
-def test_a_signal_while_the_model_is_loaded(janus: Janus, monkeypatch: pytest.MonkeyPatch, at: str) -> None:
+def test_a_signal_while_the_model_is_loaded(janus: Janus, monkeypatch: Patch, at: str) -> None:
     monkeypatch.setattr(decode, at, lambda *_: signal.raise_signal(signal.SIGTERM))
     code, out, err = janus("--output", "mine")
     assert (code, out, "stopped by SIGTERM" in err, hidden()) == (143, "", True, [])
@@ -478,9 +434,7 @@ def test_a_signal_while_the_model_is_loaded(janus: Janus, monkeypatch: pytest.Mo
 
 @pytest.mark.parametrize("at", READ)
 @pytest.mark.parametrize("name", ["last", "best", "step-000002"])
-def test_a_checkpoint_that_a_training_prunes_meanwhile(
-    janus: Janus, monkeypatch: pytest.MonkeyPatch, name: str, at: str
-) -> None:
+def test_a_checkpoint_that_a_training_prunes_meanwhile(janus: Janus, monkeypatch: Patch, name: str, at: str) -> None:
     first = janus("--input", "-", "--checkpoint", "step-000001", stdin=source()[0].encode())[1]
     checkpoint.move_link(CHECKPOINTS, "best", CHECKPOINTS / "step-000002")
     original = getattr(decode, at)
@@ -502,19 +456,15 @@ def test_a_checkpoint_that_a_training_prunes_meanwhile(
         assert "checkpoint step-000003" in err
 
 
-def test_resuming_takes_the_weights_that_it_was_begun_with(janus: Janus, stop: Stop) -> None:
+def test_resuming_takes_the_weights_that_it_was_begun_with(janus: Janus, halted: Janus) -> None:
     _, out, _ = janus(*SMALL)
-    stop(2, ctrl_c)
-    janus(*SMALL)
+    halted(2, *SMALL)
     for link in ("last", "best"):
         checkpoint.move_link(CHECKPOINTS, link, CHECKPOINTS / "step-000001")
     shutil.move(CHECKPOINTS / "step-000002", "elsewhere")
-    code, _, err = janus(*SMALL, "--resume")
-    assert (code, "started with the weights of step-000002, those of step-000001 are others" in err) == (4, True)
+    ends(janus(*SMALL, "--resume"), 4, "started with the weights of step-000002, those of step-000001 are others")
     shutil.move("elsewhere", CHECKPOINTS / "step-000002")
-    code, again, err = janus(*SMALL, "--resume")
-    assert (code, again) == (0, out)
-    assert "checkpoint step-000002" in err
+    ends(janus(*SMALL, "--resume"), 0, "checkpoint step-000002", out=out)
     assert json.loads((KEPT / "test.ar.beam3.json").read_bytes())["step"] == 2
 
 
@@ -527,14 +477,13 @@ def test_a_checkpoint_that_is_pruned_after_it_was_read(janus: Janus, stop: Stop)
     assert (again["sha256"], again["step"]) == (about["sha256"], 2)
 
 
-def test_output_called_gz_is_gzipped_and_resumed_to_the_same_bytes(janus: Janus, stop: Stop, whole: bytes) -> None:
+def test_output_called_gz_is_gzipped_and_resumed_to_the_same_bytes(janus: Janus, halted: Janus, whole: bytes) -> None:
     assert janus("--input", "text", "--out", "h.gz", *SMALL)[:2] == (0, "")
     assert gzip.decompress(Path("h.gz").read_bytes()) == whole
     assert janus("--input", "text", "--jsonl", "--out", "h.jsonl.GZ", *SMALL)[0] == 0
     records = gzip.decompress(Path("h.jsonl.GZ").read_bytes()).decode().removesuffix("\n").split("\n")
     assert [json.loads(record)["hypothesis"] for record in records] == lines(whole.decode())
-    stop(1, ctrl_c)
-    code, _, err = janus("--input", "text", "--out", "other.gz", *SMALL)
+    code, _, err = halted(1, "--input", "text", "--out", "other.gz", *SMALL)
     assert (code, Path("other.gz").exists()) == (130, False)
     assert janus(*resume_command(err))[0] == 0
     assert Path("other.gz").read_bytes() == Path("h.gz").read_bytes()
@@ -545,27 +494,22 @@ def test_a_finished_decoding_is_already_complete(janus: Janus) -> None:
     words = ["--out", "mine.gz", "--nbest", "2", "--resume"]
     assert janus(*words, *SMALL)[0] == 0
     before = Path("mine.gz").read_bytes()
-    code, out, err = janus(*words)
-    assert (code, out) == (0, "")
-    assert "mine.gz is already complete" in err
+    err = ends(janus(*words), 0, "mine.gz is already complete", out="")
     assert "nothing is finished yet" not in err
     for more, message in [
         (["--checkpoint", "step-000002"], "with other options or weights: "),  # kept under another name
         (["--beam", "2"], "with other options or weights: "),
         (["--jsonl"], "with other lines than"),
     ]:
-        code, _, err = janus(*words, *more)
-        assert (code, f"error: mine.gz is finished already, {message}" in err) == (2, True), err
+        err = ends(janus(*words, *more), 2, f"error: mine.gz is finished already, {message}")
         assert "nothing is finished yet" not in err
     (summary,) = KEPT.glob("*.json")
     about = summary.read_bytes()
     summary.write_bytes(about.replace(b'"beam": 3', b'"beam": 4'))
-    code, _, err = janus(*words)
-    assert (code, "finished already, with beam 4, now 3" in err) == (2, True), err
+    ends(janus(*words), 2, "finished already, with beam 4, now 3")
     summary.write_bytes(about)
     checkpoint.move_link(CHECKPOINTS, "last", CHECKPOINTS / "step-000001")
-    code, _, err = janus(*words)
-    assert (code, "finished already, with the weights of step-000002" in err) == (2, True), err
+    ends(janus(*words), 2, "finished already, with the weights of step-000002")
     assert Path("mine.gz").read_bytes() == before
     assert not hidden()
 
@@ -576,8 +520,7 @@ def test_a_finished_decoding_of_another_text_is_refused(janus: Janus, first: byt
     kept = KEPT / "test.ar.beam3.jsonl"
     _, _, others = kept.read_bytes().partition(b"\n")
     kept.write_bytes(first + others)
-    code, _, err = janus("--out", "mine", "--resume")
-    assert (code, "mine is finished already, with the hypotheses of another text" in err) == (2, True), err
+    ends(janus("--out", "mine", "--resume"), 2, "mine is finished already, with the hypotheses of another text")
 
 
 @pytest.mark.parametrize("form", [[], ["--jsonl"], ["--nbest", "2"]])

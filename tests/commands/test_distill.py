@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from untrained import CHANGES, Stop, resume_command
+from untrained import CHANGES, Stop, ctrl_c, resume_command
 
 from janus_cli import recipe_load
 from janus_cli.core.batch import EOS, pad
@@ -24,7 +24,7 @@ from janus_cli.errors import DataError, UsageError
 from janus_cli.runs import teacher
 from janus_cli.training.checkpoint import fingerprint
 from janus_cli.training.model import load_model
-from tests.helpers import Janus
+from tests.helpers import Janus, ends, read_json
 
 OUT = Path("data/demo-distilled.src-tgt")
 SMALL = ("--batch-sentences", "16")
@@ -35,13 +35,8 @@ def distill(any_janus: Janus) -> Janus:
     return partial(any_janus, "distill")
 
 
-def ctrl_c() -> None:
-    signal.raise_signal(signal.SIGINT)
-
-
 def manifest(folder: Path = OUT) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((folder / "manifest.json").read_bytes())
-    return found
+    return read_json(folder / "manifest.json")
 
 
 def stores(folder: Path = OUT) -> dict[str, bytes]:
@@ -128,9 +123,7 @@ def test_stopped_and_resumed_it_has_the_same_bytes(distill: Janus, stop: Stop) -
     assert not OUT.exists()
     stop(3, ctrl_c)
     assert distill(*resume_command(err))[0] == 130
-    code, _, err = distill(*resume_command(err))
-    assert code == 0
-    assert "resuming after 160 finished lines" in err
+    ends(distill(*resume_command(err)), 0, "resuming after 160 finished lines")
     assert stores() == stores(Path("data/whole"))
     assert not left()
 
@@ -139,9 +132,7 @@ def test_stopped_while_the_folder_is_written(distill: Janus, monkeypatch: pytest
     assert distill("ar", "--out", "data/whole")[0] == 0
     write_manifest = distilling.write_manifest
     monkeypatch.setattr(distilling, "write_manifest", lambda *some: signal.raise_signal(signal.SIGTERM))
-    code, _, err = distill("ar", "--out", "data/x y")
-    assert code == 143
-    assert "298 finished lines are kept" in err
+    err = ends(distill("ar", "--out", "data/x y"), 143, "298 finished lines are kept")
     assert not Path("data/x y").exists()
     monkeypatch.setattr(distilling, "write_manifest", write_manifest)
     monkeypatch.setattr(Engine, "__call__", None)  # nothing is decoded again
@@ -154,21 +145,16 @@ def test_nothing_is_overwritten_without_force(distill: Janus, stop: Stop) -> Non
     OUT.mkdir()  # an empty folder is free
     assert distill("ar")[0] == 0
     before = stores()
-    code, _, err = distill("ar", "--beam", "1")
-    assert code == 2
-    assert f"{OUT} holds prepared data already" in err
+    ends(distill("ar", "--beam", "1"), 2, f"{OUT} holds prepared data already")
     stop(1, ctrl_c)
-    code, _, err = distill("ar", "--beam", "1", "--force", *SMALL)
-    assert code == 130
+    err = ends(distill("ar", "--beam", "1", "--force", *SMALL), 130)
     assert stores() == before
     assert distill(*resume_command(err))[0] == 0  # --force was said when it began
     assert stores() != before
     assert not left()
     Path("notes").mkdir()
     Path("notes/mine.txt").write_text("mine")
-    code, _, err = distill("ar", "--out", "notes", "--force")
-    assert code == 2
-    assert "notes holds something other" in err
+    ends(distill("ar", "--out", "notes", "--force"), 2, "notes holds something other")
     assert Path("notes/mine.txt").read_text() == "mine"
 
 
@@ -194,8 +180,7 @@ def test_what_was_kept_is_neither_lost_nor_mixed(distill: Janus, stop: Stop) -> 
 
 def test_more_sources_that_the_teacher_cannot_read_are_told(distill: Janus) -> None:
     Path("more.src").write_text("ba du\n" + "日本 собака\n" * 300 + "ba " * 99 + "\n", encoding="utf-8")
-    code, _, err = distill("ar", "--source", "more.src", "--set", "decoding.max_extra=0")
-    assert code == 0
+    err = ends(distill("ar", "--source", "more.src", "--set", "decoding.max_extra=0"), 0)
     about = manifest()["distilled"]
     read, unknown = about["source_tokens"], about["unknown_source_tokens"]
     assert about["sources_cut"] == 1
@@ -236,15 +221,11 @@ def test_more_sources_stopped_and_gone_on_with(distill: Janus, stop: Stop) -> No
     del distilled["surest"]
     assert str(teacher(about)).endswith(", beam 3, 40 more sources")
     stop(10, partial(signal.raise_signal, signal.SIGTERM))
-    code, _, err = distill("ar", *SMALL, *more)
-    assert code == 143
-    assert "320 finished lines are kept" in err
+    err = ends(distill("ar", *SMALL, *more), 143, "320 finished lines are kept")
     words = resume_command(err)
-    code, _, err = distill(*[word for word in words if word not in more])
-    assert (code, "more.src" in err) == (2, True)
+    ends(distill(*[word for word in words if word not in more]), 2, "more.src")
     Path("more.src").write_text("ba du\nga\n" * 20)
-    code, _, err = distill(*words)
-    assert (code, "more.src" in err) == (2, True)
+    ends(distill(*words), 2, "more.src")
     Path("more.src").write_text(text)
     assert distill(*words)[0] == 0
     assert stores() == stores(Path("data/whole"))
@@ -281,8 +262,7 @@ def test_a_student_trains_on_it_goes_on_and_is_decoded_and_scored(tiny_recipe: P
 
 def test_the_next_command_works_for_a_teacher_with_a_tokenizer_of_its_own(distill: Janus, any_janus: Janus) -> None:
     """As one that was fine-tuned: the recipe of its name has another one."""
-    code, _, err = distill("ar", "--beam", "1")
-    assert code == 0, err
+    err = ends(distill("ar", "--beam", "1"), 0)
     found = any_janus(*shlex.split(err.split("next: janus ")[1]), "--dry-run")
     assert found[0] == 0, found
 
@@ -311,21 +291,16 @@ def test_a_pre_training_has_nothing_to_distil() -> None:
 )
 def test_mistakes(distill: Janus, arguments: list[str], code: int, message: str) -> None:
     before = sorted(Path().rglob("*"))
-    got, out, err = distill(*arguments)
-    assert (got, out) == (code, "")
-    assert message in err
-    assert "\nhint: " in err
+    ends(distill(*arguments), code, message, "\nhint: ", out="")
     assert sorted(Path().rglob("*")) == before
 
 
 def test_data_that_the_teacher_was_not_trained_on(distill: Janus) -> None:
     file = Path("runs/ar/manifest.json")
-    theirs = json.loads(file.read_bytes())
+    theirs = read_json(file)
     theirs["splits"]["train"]["fingerprint"] = "0" * 64
     file.write_text(json.dumps(theirs))
-    code, _, err = distill("ar")
-    assert code == 3
-    assert "is not the data that runs/ar was trained on" in err
+    ends(distill("ar"), 3, "is not the data that runs/ar was trained on")
     assert not OUT.exists()
 
 
@@ -350,8 +325,6 @@ def test_a_finished_distillation_is_already_complete(distill: Janus) -> None:
         (["--checkpoint", "step-000001"], "with the weights of step-000002"),
         (["--source", "more"], "with source null, now {"),
     ]:
-        code, _, err = distill("ar", "--resume", *more)
-        assert (code, f"error: {OUT} is finished already, {message}" in err) == (2, True), err
-    code, _, err = distill("ar", "--resume", "--out", "data/demo")
-    assert (code, "data/demo holds prepared data already" in err) == (2, True), err
+        ends(distill("ar", "--resume", *more), 2, f"error: {OUT} is finished already, {message}")
+    ends(distill("ar", "--resume", "--out", "data/demo"), 2, "data/demo holds prepared data already")
     assert not left()

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from pathlib import Path
 
 import pytest
 
 from tests.data import hf_models
-from tests.helpers import Janus, sets
+from tests.helpers import Janus, printed, read_json, sets
 
 
 @pytest.mark.parametrize("name", ["bart", "marian"])
 def test_from_text_to_outputs(tiny_recipe: Path, shell: Janus, name: str) -> None:
     def janus(*words: str) -> str:
-        code, out, err = shell(*words)
-        assert code == 0, err
-        return out
+        return printed(shell(*words))
 
     short = sets("decoding.max_ratio=0.1", "decoding.max_extra=5")
     model = hf_models.unpack(name, Path(name))
@@ -31,7 +28,7 @@ def test_from_text_to_outputs(tiny_recipe: Path, shell: Janus, name: str) -> Non
     assert "lost in the tokenizer" in janus("inspect", "run")
     janus("distill", "--run", "run", "--out", "distilled", *short)
     janus("export", "--run", "run", "--out", "exported")
-    found = json.loads(Path("exported/config.json").read_bytes())
+    found = read_json("exported/config.json")
     assert found["tokenizer"]["kind"] == "hf"
     again = (*own, *sets("tokenizer.reuse=exported"))
     janus("preprocess", *again, "--out", "again")

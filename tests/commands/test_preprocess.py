@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import json
+import os
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from janus_cli.data.prepared import open_prepared
 from janus_cli.recipe_load import load
+from tests.helpers import Janus, Silent, ends, read_json, silent
 
-Run = Callable[..., tuple[int, str]]
 SMALL = ("--set", "tokenizer.kind=words", "--set", "data.source=de", "--set", "data.target=en")
 CORPUS = ("--data-dir", "corpus", *SMALL)
 
@@ -29,35 +28,28 @@ def folder(empty_folder: Path) -> Path:
 
 
 @pytest.fixture
-def janus(shell: Callable[..., tuple[int, str, str]]) -> Run:
+def janus(shell: Janus) -> Silent:
     """Exit code and stderr of `janus preprocess`; stdout stays empty."""
-
-    def run(*arguments: str) -> tuple[int, str]:
-        code, out, err = shell("preprocess", *arguments)
-        assert out == ""
-        return code, err
-
-    return run
+    return silent(shell, "preprocess")
 
 
 def written() -> list[Path]:
     return [path for path in Path().rglob("*") if "corpus" not in path.parts]
 
 
-def test_without_any_option_it_makes_the_demo(janus: Run) -> None:
-    code, said = janus("--set", "data.synthetic.train=900", "--set", "tokenizer.vocabulary=200")
-    assert code == 0
+def test_without_any_option_it_makes_the_demo(janus: Silent) -> None:
+    said = ends(janus("--set", "data.synthetic.train=900", "--set", "tokenizer.vocabulary=200"), 0)
     for words in ("recipe demo", "900 of 900 pairs kept", "written to data/demo.src-tgt; next: janus train"):
         assert words in said
     recipe = load("demo", ["data.synthetic.train=900", "tokenizer.vocabulary=200"])
     assert len(open_prepared(recipe, Path("data/demo.src-tgt")).train) == 900
 
 
-def test_own_text_own_place_own_settings(janus: Run) -> None:
+def test_own_text_own_place_own_settings(janus: Silent) -> None:
     code, said = janus(*CORPUS, "--out", "mine", "--workers", "1", "--set", "data.deduplicate=true")
     words = [*SMALL, "--set", "data.deduplicate=true", "--prepared", "mine"]
     assert (code, f"next: janus train {' '.join(words)}\n" in said) == (0, True)
-    manifest = json.loads(Path("mine/manifest.json").read_text())
+    manifest = read_json("mine/manifest.json")
     assert (manifest["splits"]["train"]["kept"], manifest["splits"]["train"]["dropped"]) == (7, {"duplicate": 33})
     assert manifest["data"]["dir"] == "corpus"
     assert not Path("data").exists()
@@ -70,7 +62,7 @@ def test_own_text_own_place_own_settings(janus: Run) -> None:
     assert prints[0] == prints[1] != prints[2]
 
 
-def test_only_prepared_data_is_replaced_and_only_with_force(janus: Run) -> None:
+def test_only_prepared_data_is_replaced_and_only_with_force(janus: Silent) -> None:
     assert janus(*CORPUS)[0] == 0
     place = Path("data/demo.de-en")
     before = [path.read_bytes() for path in sorted(place.iterdir())]
@@ -84,11 +76,10 @@ def test_only_prepared_data_is_replaced_and_only_with_force(janus: Run) -> None:
         code, said = janus("--data-dir", "corpse", *extra)
         assert (code, "corpse/train." in said) == (3, True), "a wrong folder is no reason for --force"
     assert janus(*CORPUS, "--force", "--set", "tokenizer.vocabulary=9")[0] == 0
-    assert json.loads((place / "manifest.json").read_bytes())["vocabulary"] == {"source": 9, "target": 9}
+    assert read_json(place / "manifest.json")["vocabulary"] == {"source": 9, "target": 9}
     for change in ((place / "recipe.yaml").touch, (place / "manifest.json").unlink):
         change()  # now it is a run, or something else
-        code, said = janus(*CORPUS, "--force")
-        assert (code, "holds something other" in said) == (2, True)
+        ends(janus(*CORPUS, "--force"), 2, "holds something other")
 
 
 PIECES = ("--set", "tokenizer.kind=sentencepiece", "--set", "tokenizer.vocabulary=500")
@@ -118,7 +109,9 @@ PIECES = ("--set", "tokenizer.kind=sentencepiece", "--set", "tokenizer.vocabular
         ({"train.de": b"a\n" + b"b " * 500_000}, (), 0, "train: 1 of 2 pairs kept; dropped: too_long 1"),
     ],
 )  # fmt: skip
-def test_odd_text(janus: Run, files: dict[str, bytes | None], options: tuple[str, ...], code: int, words: str) -> None:
+def test_odd_text(
+    janus: Silent, files: dict[str, bytes | None], options: tuple[str, ...], code: int, words: str
+) -> None:
     """Text that cannot be used is refused by name, and nothing is written."""
     if "train.de" in files:
         files = {"train.en": b"good one\nbad two\n", **files}
@@ -150,7 +143,7 @@ def test_odd_text(janus: Run, files: dict[str, bytes | None], options: tuple[str
         (("--dry-run",), 0, "would make 20,000 + 500 + 500 pairs of text"),
     ],
 )
-def test_mistakes_and_dry_runs_write_nothing(janus: Run, arguments: tuple[str, ...], code: int, words: str) -> None:
+def test_mistakes_and_dry_runs_write_nothing(janus: Silent, arguments: tuple[str, ...], code: int, words: str) -> None:
     found, said = janus(*arguments)
     assert (found, "error: " in said) == (code, code != 0)
     for word in words.split("|"):
@@ -160,7 +153,8 @@ def test_mistakes_and_dry_runs_write_nothing(janus: Run, arguments: tuple[str, .
 
 def test_a_full_disk_leaves_nothing_and_no_traceback() -> None:
     small = 'ulimit -f 4; exec "$0" -m janus_cli preprocess --set data.synthetic.train=900 --set tokenizer.kind=words'
-    done = subprocess.run(["sh", "-c", small, sys.executable], capture_output=True, text=True)
+    whole = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1"}  # else half a .pyc of janus may be left
+    done = subprocess.run(["sh", "-c", small, sys.executable], env=whole, capture_output=True, text=True)
     assert done.returncode == 1
     assert "error: " in done.stderr
     assert "Traceback" not in done.stderr
@@ -176,17 +170,16 @@ def test_a_full_disk_leaves_nothing_and_no_traceback() -> None:
         ({"test.refs.tsv": "a\n\t\na\tb\tc\na\n"}, "test: 5 references, 0 to 3 a line"),
     ],
 )  # fmt: skip
-def test_what_may_be_a_wrong_choice_of_files_is_said(janus: Run, files: dict[str, str], words: str) -> None:
+def test_what_may_be_a_wrong_choice_of_files_is_said(janus: Silent, files: dict[str, str], words: str) -> None:
     Path("corpus/test.de").write_text("a b 1\na b 2\na b 3\na b 4\n")
     options = (*CORPUS, "--set", "data.task=generation", "--force", "--out", "out")
     assert words.partition(" (")[0] not in janus(*options)[1]
     for name, text in files.items():
         Path("corpus", name).write_text(text)
-    code, said = janus(*options)
-    assert (code, words in said) == (0, True), said
+    ends(janus(*options), 0, words)
 
 
-def test_targets_that_are_a_little_longer_are_usual(janus: Run) -> None:
+def test_targets_that_are_a_little_longer_are_usual(janus: Silent) -> None:
     Path("corpus/train.de").write_text("a b c d\n")
     Path("corpus/train.en").write_text("a b c d e\n")
     code, said = janus(*CORPUS, "--set", "data.task=generation", "--force", "--out", "out")
@@ -194,12 +187,11 @@ def test_targets_that_are_a_little_longer_are_usual(janus: Run) -> None:
 
 
 @pytest.mark.parametrize("references", [False, True])
-def test_lines_without_a_reference_are_counted(janus: Run, references: bool) -> None:
+def test_lines_without_a_reference_are_counted(janus: Silent, references: bool) -> None:
     name, side = ("test.refs.tsv", "reference") if references else ("test.en", "target")
     Path("corpus", name).write_text("one\ttwo\n\t\nthree\t\n\tfour\n" if references else "one\n\nthree\n  \n")
     Path("corpus/valid.en").write_text("one\n\nthree\nfour\n")
-    code, said = janus(*CORPUS, "--out", "out")
-    assert code == 0, said
+    said = ends(janus(*CORPUS, "--out", "out"), 0)
     fate = "they are decoded and scored; chrF leaves such lines out, most metrics count"
     assert f"warning: test: {1 if references else 2} of 4 lines have an empty {side}: {fate}" in said
     assert f"warning: valid: 1 of 4 lines have an empty target: {fate}" in said

@@ -13,7 +13,7 @@ from untrained import CHANGES, target
 import janus_cli
 from janus_cli import runs
 from janus_cli.files import sha256
-from tests.helpers import Janus, edit_json, read_json, sets
+from tests.helpers import Janus, Patch, edit_json, ends, printed, read_json, sets
 
 DATA = "data/demo.src-tgt"  # where the recipe looks for it
 GREEDY = ("--mode", "ar", "--beam", "1")
@@ -21,7 +21,7 @@ TRAIN = ("train", "--objective", "janus", *sets(*CHANGES, "training.updates=1"))
 
 
 @pytest.fixture
-def models(any_janus: Janus, monkeypatch: pytest.MonkeyPatch) -> Path:
+def models(any_janus: Janus, monkeypatch: Patch) -> Path:
     """The folder of models that come with janus: two, of which only `tiny` has its test split."""
     any_janus("export", "janus", "--quantization", "bfloat16", "--with-test", "--out", "models/tiny")
     any_janus("export", "ar", "--out", "models/tiny-ar")
@@ -34,9 +34,7 @@ def tree(folder: Path) -> dict[str, bytes]:
 
 
 def decoded(janus: Janus, *words: str) -> str:
-    code, out, err = janus("decode", *words)
-    assert code == 0, err
-    return out
+    return printed(janus("decode", *words))
 
 
 def test_weights_in_bfloat16_are_those_of_the_run_rounded(any_janus: Janus) -> None:
@@ -101,11 +99,9 @@ def test_an_export_holds_the_split_that_it_was_given_and_no_other(any_janus: Jan
         assert "--input FILE" in err
     assert "test.source.txt, test.target.txt\n" in Path("with/README.txt").read_text()
     Path("with/test.source.txt").write_text("other\n" * 20)
-    code, _, err = any_janus("decode", "with", *GREEDY)
-    assert (code, "with/test.source.txt was changed" in err) == (3, True)
+    ends(any_janus("decode", "with", *GREEDY), 3, "with/test.source.txt was changed")
     Path("with/test.source.txt").unlink()
-    code, _, err = any_janus("decode", "with", *GREEDY)
-    assert (code, "with/test.source.txt is missing" in err) == (3, True)
+    ends(any_janus("decode", "with", *GREEDY), 3, "with/test.source.txt is missing")
 
 
 def test_references_of_several_a_line_go_with_their_split(any_janus: Janus) -> None:
@@ -140,15 +136,12 @@ def test_a_model_that_comes_with_janus_is_copied_to_runs_and_left_as_it_is(any_j
     assert tree(models) == shipped
 
 
-def test_a_copy_that_cannot_be_made_says_where_the_model_is(
-    any_janus: Janus, models: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_copy_that_cannot_be_made_says_where_the_model_is(any_janus: Janus, models: Path, monkeypatch: Patch) -> None:
     def refused(*_: object, **__: object) -> None:
         raise PermissionError(13, "Permission denied", "runs")
 
     monkeypatch.setattr(runs, "whole_folder", refused)
-    code, _, err = any_janus("decode", "--run", "pretrained:tiny")
-    assert (code, f"--run {models.resolve() / 'tiny'}" in err) == (2, True), err
+    ends(any_janus("decode", "--run", "pretrained:tiny"), 2, f"--run {models.resolve() / 'tiny'}")
     with pytest.raises(janus_cli.JanusError, match="cannot be copied"):
         janus_cli.load("pretrained:tiny")
 
@@ -156,8 +149,7 @@ def test_a_copy_that_cannot_be_made_says_where_the_model_is(
 def test_a_published_model_is_compared_with(any_janus: Janus, models: Path) -> None:
     for run in ("pretrained:tiny", "janus"):
         decoded(any_janus, "--run", run, *GREEDY)
-    code, out, err = any_janus("score", "runs/janus", "--against", "pretrained:tiny", "--metrics", "chrf")
-    assert code == 0, err
+    out = printed(any_janus("score", "runs/janus", "--against", "pretrained:tiny", "--metrics", "chrf"))
     assert "pretrained-tiny/decode/test.ar.beam1.txt" in out
 
 
@@ -166,8 +158,7 @@ def test_its_tokenizer_can_be_that_of_other_text(any_janus: Janus, models: Path)
     assert any_janus(*words)[0] == 0
     assert Path("data/new/tokenizer.model").read_bytes() == (models / "tiny/tokenizer.model").read_bytes()
     assert not Path("runs/pretrained-tiny").exists()
-    code, _, err = any_janus(*words[:2], "data/newer", *sets("tokenizer.reuse=pretrained:tidy"))
-    assert (code, "did you mean tiny?" in err) == (2, True)
+    ends(any_janus(*words[:2], "data/newer", *sets("tokenizer.reuse=pretrained:tidy")), 2, "did you mean tiny?")
 
 
 def test_what_was_trained_here_is_newer_than_a_copied_model(any_janus: Janus, models: Path) -> None:
@@ -213,8 +204,7 @@ def test_an_exported_model_is_no_place_for_a_training(any_janus: Janus, models: 
     any_janus("inspect", "pretrained:tiny")
     before = tree(Path())
     for words in (["--run", named], ["--run", named, "--force"], ["--resume", named]):
-        code, _, err = any_janus(*TRAIN, *words, "--prepared", "data/demo")
-        assert (code, f"--from {named}" in err) == (2, True)
+        ends(any_janus(*TRAIN, *words, "--prepared", "data/demo"), 2, f"--from {named}")
     assert tree(Path()) == before
 
 
@@ -229,11 +219,9 @@ def test_what_else_lies_in_the_folder_of_a_model_is_not_copied(any_janus: Janus,
 def test_a_damaged_export_is_to_be_removed(any_janus: Janus, models: Path) -> None:
     any_janus("inspect", "pretrained:tiny")
     Path("runs/pretrained-tiny/model.safetensors").write_bytes(b"?")
-    code, _, err = any_janus("decode", "pretrained-tiny", *GREEDY)
-    assert (code, "remove the folder" in err) == (4, True)
+    ends(any_janus("decode", "pretrained-tiny", *GREEDY), 4, "remove the folder")
 
 
 def test_a_model_is_a_run_and_no_checkpoint(any_janus: Janus, models: Path) -> None:
     for run in ([], ["janus"]):
-        code, _, err = any_janus("decode", *run, "--checkpoint", "pretrained:tiny")
-        assert (code, "--run pretrained:tiny" in err) == (2, True)
+        ends(any_janus("decode", *run, "--checkpoint", "pretrained:tiny"), 2, "--run pretrained:tiny")

@@ -25,7 +25,7 @@ from janus_cli.decoding import translate
 from janus_cli.decoding.distill import IdLines
 from janus_cli.engines.engine import MOST_SESSIONS
 from janus_cli.errors import CheckpointError, DataError, JanusError, UsageError
-from tests.helpers import Janus
+from tests.helpers import Janus, Patch
 
 PAGE = Path(__file__).parents[2] / "docs" / "python.md"
 
@@ -103,7 +103,7 @@ def test_without_scores_no_result_has_one(janus: Janus, options: dict[str, Any],
     assert not any(result.logps for result in found)
 
 
-def test_texts_are_read_as_they_are_needed(janus: Janus, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_texts_are_read_as_they_are_needed(janus: Janus, monkeypatch: Patch) -> None:
     pulled: list[str] = []
 
     def typed() -> Iterator[str]:
@@ -238,7 +238,7 @@ def test_mistakes_are_exceptions(janus: Janus, call: Any, kind: type[JanusError]
     assert isinstance(caught.value.hint, str)
 
 
-def test_failures_of_the_system_are_such_exceptions(janus: Janus, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failures_of_the_system_are_such_exceptions(janus: Janus, monkeypatch: Patch) -> None:
     def closed(*_: object) -> None:
         raise PermissionError(13, "Permission denied", "runs/closed/recipe.yaml")
 
@@ -327,7 +327,7 @@ def test_making_a_model_takes_no_random_numbers_of_the_program(janus: Janus) -> 
 
 
 def test_while_another_thread_imports_torch_there_are_as_many_threads_as_before(
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: Patch,
 ) -> None:
     monkeypatch.setitem(sys.modules, "torch", ModuleType("torch"))  # nothing is in it yet
     assert system.threads() >= 1

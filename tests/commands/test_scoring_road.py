@@ -12,7 +12,7 @@ from janus_cli.lab.bench import sampled
 from janus_cli.runs import Run
 from tests.conftest import TINY_RECIPE
 from tests.faults.processes import entries, state
-from tests.helpers import Janus, read_json, sets
+from tests.helpers import Janus, ends, printed, read_json, sets
 
 HAN, LATIN = "天地人日月水火山石田土木", "abcdefghijkl"
 
@@ -40,10 +40,8 @@ def test_what_bleu_cannot_judge_is_judged_by_chrf_from_preprocessing_to_the_tabl
     empty_folder: Path, shell: Janus, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_corpus()
-    code, _, err = shell(*PREPARE)
-    assert (code, "has no spaces between words" in err, "chrF judges outputs" in err) == (0, True, True)
-    code, _, err = shell(*TRAIN)
-    assert (code, "best chrf_ar" in err) == (0, True), err
+    ends(shell(*PREPARE), 0, "has no spaces between words", "chrF judges outputs")
+    ends(shell(*TRAIN), 0, "best chrf_ar")
     log = entries(Path("runs/zh/log.jsonl"), "valid")
     assert [line["scoring"] for line in log] == [{"metric": "chrf", "sentences": 4}] * 2
     assert {"chrf", "chrf_ar", "chrf_nar"} <= log[0].keys()
@@ -76,8 +74,7 @@ def test_bench_is_judged_as_the_run_is(empty_folder: Path, shell: Janus) -> None
     more = {"training.updates": 5, "training.validate_every": 9, "scoring.metric": "edit"}
     allowed = [word for knob in more for word in ("--allow-change", knob)]
     changes = sets(*(f"{knob}={value}" for knob, value in more.items()))
-    code, _, err = shell("train", "--resume", "runs/zh", *changes, *allowed)
-    assert code == 0, err
+    ends(shell("train", "--resume", "runs/zh", *changes, *allowed), 0)
     code, out, err = shell(*BENCH, "--checkpoint", "step-000004")
     assert (code, "| edit distance (lower is better) |" in out) == (0, True), err
 
@@ -86,8 +83,7 @@ def test_a_tokenizer_that_the_metric_of_the_text_does_not_read_is_refused_before
     empty_folder: Path, shell: Janus
 ) -> None:
     write_corpus()
-    code, _, err = shell(*COMPARE, "--data-dir", "text", "--tokenize", "intl")
-    assert (code, "--tokenize intl would change nothing: chrf" in err) == (2, True), err
+    ends(shell(*COMPARE, "--data-dir", "text", "--tokenize", "intl"), 2, "--tokenize intl would change nothing: chrf")
     assert not Path("runs").exists()
 
 
@@ -116,20 +112,17 @@ def test_mistakes_are_found_before_anything_is_prepared(
     tiny_recipe: Path, shell: Janus, monkeypatch: pytest.MonkeyPatch, changes: list[str], said: str
 ) -> None:
     monkeypatch.setattr("sacrebleu.utils.SACREBLEU_DIR", "nowhere")
-    code, _, err = shell("train", "--recipe", "tiny.yaml", *sets(*changes))
-    assert (code, said in err) == (2, True), err
+    ends(shell("train", "--recipe", "tiny.yaml", *sets(*changes)), 2, said)
     assert not Path("data").exists()
 
 
 def test_compare_and_bench_take_a_metric_for_the_call(tiny_recipe: Path, shell: Janus) -> None:
-    code, out, err = shell(*COMPARE, "--modes", "ar.beam1,ar.beam2", "--no-speed", "--metric", "edit")
-    assert code == 0, err
+    out = printed(shell(*COMPARE, "--modes", "ar.beam1,ar.beam2", "--no-speed", "--metric", "edit"))
     assert re.search(r"\| edit distance \(lower is better\) +\| +chrF ", out)
     assert "* difference: edit distance of the row less that of ar ar.beam1; below 0 is better" in out
     found = read_json("runs/compare-tiny/comparison.json")
     assert (found["scoring"], list(found["rows"][0]["scores"])) == ({"metric": "edit"}, ["edit", "chrf"])
-    code, _, err = shell("bench", "runs/compare-tiny/ar.seed1", "--metric", "rouge")
-    assert (code, "'rouge' is none of bleu" in err) == (2, True)
+    ends(shell("bench", "runs/compare-tiny/ar.seed1", "--metric", "rouge"), 2, "'rouge' is none of bleu")
 
 
 def test_compare_and_bench_score_against_all_references(empty_folder: Path, shell: Janus) -> None:
@@ -137,8 +130,7 @@ def test_compare_and_bench_score_against_all_references(empty_folder: Path, shel
     targets = Path("text/test.zh").read_text(encoding="utf-8").splitlines()
     others = "".join(f"{line}\t{line[::-1]}\n" for line in targets)
     Path("text/test.refs.tsv").write_text(others, encoding="utf-8")
-    code, _, err = shell(*COMPARE, "--data-dir", "text", "--modes", "ar.beam1", "--no-speed")
-    assert code == 0, err
+    ends(shell(*COMPARE, "--data-dir", "text", "--modes", "ar.beam1", "--no-speed"), 0)
     found = read_json("runs/compare-tiny/comparison.json")
     assert found["rows"][0]["scores"]["chrf"]["signature"].startswith("nrefs:2|")
     run = Run(Path("runs/compare-tiny/ar.seed1"))

@@ -6,14 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.helpers import Janus
+from tests.helpers import Janus, ends
 
 
 @pytest.mark.parametrize("run", ["runs/ar", "runs/janus"])
 def test_the_text_is_greedys(any_janus: Janus, run: str) -> None:
     for name, how in (("greedy", ("ar", "--beam", "1")), ("copied", ("spec", "--redraft", "source"))):
-        code, _, err = any_janus("decode", run, "--mode", *how, "--output", f"{name}.txt")
-        assert code == 0, err
+        err = ends(any_janus("decode", run, "--mode", *how, "--output", f"{name}.txt"), 0)
         assert "draft-head" not in err
     assert Path("greedy.txt").read_bytes() == Path("copied.txt").read_bytes()
 
@@ -34,6 +33,4 @@ def test_a_damaged_draft_head_does_not_matter(any_janus: Janus) -> None:
     ],
 )
 def test_what_cannot_be_is_refused(any_janus: Janus, run: str, more: tuple[str, ...], said: str) -> None:
-    code, _, err = any_janus("decode", run, "--mode", "spec", "--redraft", "source", *more)
-    assert code == 2
-    assert said in err
+    ends(any_janus("decode", run, "--mode", "spec", "--redraft", "source", *more), 2, said)

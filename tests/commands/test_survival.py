@@ -10,7 +10,7 @@ import pytest
 
 from janus_cli.data import survival
 from tests.data import small_corpus
-from tests.helpers import Janus, edit_json, read_json, sets
+from tests.helpers import Janus, Patch, edit_json, ends, read_json, sets
 
 Preprocess = Callable[..., tuple[str, dict[str, Any]]]
 WORDS = ("red", "green", "blue", "old", "new", "big", "small", "round")
@@ -38,8 +38,7 @@ def preprocess(empty_folder: Path, shell: Janus) -> Preprocess:
 
     def run(*changes: str) -> tuple[str, dict[str, Any]]:
         options = ("--data-dir", "corpus", "--force", *sets(*changes))
-        code, _, err = shell("preprocess", "--recipe", "own.yaml", *options)
-        assert code == 0, err
+        err = ends(shell("preprocess", "--recipe", "own.yaml", *options), 0)
         return err, read_json("data/own.de-en/manifest.json")["splits"]
 
     return run
@@ -124,9 +123,7 @@ def test_code_keeps_its_tabs_and_spaces_where_that_is_asked_for(preprocess: Prep
     assert splits["test"]["round_trip"]["spaces"] == 0
 
 
-def test_of_a_large_training_text_lines_are_sampled_evenly(
-    preprocess: Preprocess, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_of_a_large_training_text_lines_are_sampled_evenly(preprocess: Preprocess, monkeypatch: Patch) -> None:
     monkeypatch.setattr(survival, "SAMPLED", 16)
     put("train", [*PAIRS[:32], *((source, f"{target}，") for source, target in PAIRS[32:])])
     said, splits = preprocess()

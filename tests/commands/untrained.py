@@ -3,6 +3,7 @@
 import json
 import re
 import shlex
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -47,6 +48,10 @@ def make_run(root: Path, prepared: Path, objective: str, *changes: str, name: st
         checkpoint.save(folder, recipe, sizes, {"step": step}, model.weights())
         checkpoint.move_link(run / "checkpoints", "last", folder)
     return run
+
+
+def ctrl_c() -> None:
+    signal.raise_signal(signal.SIGINT)
 
 
 def resume_command(err: str) -> list[str]:

@@ -16,6 +16,7 @@ from janus_cli.core.objectives import Plan, cmlmc, glancing
 from janus_cli.core.objectives.glancing import first_look, still_hidden
 from janus_cli.core.stream import Stream
 from tests.core.test_objectives import losses as losses_of
+from tests.helpers import Patch
 
 # This seed hides 6 and 9 of the first sentence below and makes 5 wrong.
 SEED = 157
@@ -54,9 +55,7 @@ def test_a_share_of_the_observed_tokens_is_wrong_and_no_hidden_one(length: int, 
     assert plan.counts["wrong"] == int(wrong.sum())
 
 
-def recorded(
-    monkeypatch: pytest.MonkeyPatch, model: Transformer, batch: Batch, plan: Plan
-) -> tuple[list[Stream], list[Tensor]]:
+def recorded(monkeypatch: Patch, model: Transformer, batch: Batch, plan: Plan) -> tuple[list[Stream], list[Tensor]]:
     """The streams that `loss` decodes, and the logits that it is paid for: hidden tokens, then wrong ones."""
     streams, logits, plain = [], [], model.decode
 
@@ -78,7 +77,7 @@ def recorded(
     return streams, logits
 
 
-def test_the_model_reads_what_it_would_write_itself(monkeypatch: pytest.MonkeyPatch, model: Transformer) -> None:
+def test_the_model_reads_what_it_would_write_itself(monkeypatch: Patch, model: Transformer) -> None:
     batch, plan = planned()
     (guess, nar, correct), _ = recorded(monkeypatch, model, batch, plan)
     logits = model.logits(model.decode(plan.drafts["guess"], model.encode(batch.source, batch.source_real)))
@@ -92,9 +91,7 @@ def test_the_model_reads_what_it_would_write_itself(monkeypatch: pytest.MonkeyPa
 
 @pytest.mark.parametrize("causal", [False, True])
 @pytest.mark.parametrize("changed", range(1, 6))
-def test_only_observed_tokens_are_seen(
-    monkeypatch: pytest.MonkeyPatch, tiny: Model, causal: bool, changed: int
-) -> None:
+def test_only_observed_tokens_are_seen(monkeypatch: Patch, tiny: Model, causal: bool, changed: int) -> None:
     """Positions: 2 and 5 are hidden from both, 1 (wrong) is seen by the first alone, 3 and 4 by both."""
     torch.manual_seed(0)
     model = Transformer(replace(tiny, init="xavier", causal_attention=causal), 20, 20, length_head=True).double().eval()
@@ -140,9 +137,7 @@ def test_the_correction_of_janus_is_cmlmcs(model: Transformer, ragged: Batch) ->
 
 
 @pytest.mark.parametrize("ratio", [0.5, 1.0])
-def test_as_much_is_shown_as_was_wrong(
-    monkeypatch: pytest.MonkeyPatch, model: Transformer, ragged: Batch, ratio: float
-) -> None:
+def test_as_much_is_shown_as_was_wrong(monkeypatch: Patch, model: Transformer, ragged: Batch, ratio: float) -> None:
     text = is_text(ragged.target)
     n, first = text.sum(1), text & (text.cumsum(1) == 1)
     memory = model.encode(ragged.source, ragged.source_real)
@@ -156,7 +151,7 @@ def test_as_much_is_shown_as_was_wrong(
 
 @pytest.mark.parametrize("kind", [JanusObjective, CmlmObjective])
 def test_glancing_asks_for_less_while_training_only(
-    monkeypatch: pytest.MonkeyPatch, model: Transformer, ragged: Batch, kind: type[JanusObjective | CmlmObjective]
+    monkeypatch: Patch, model: Transformer, ragged: Batch, kind: type[JanusObjective | CmlmObjective]
 ) -> None:
     asked: list[int] = []
     decode = model.decode

@@ -13,16 +13,7 @@ from janus_cli.core.objectives.bang import bridge
 from janus_cli.core.objectives.janus import nar_and_aux
 from janus_cli.core.objectives.prophetnet import prophets
 from janus_cli.core.objectives.xlnet import permuted
-from janus_cli.core.stream import (
-    ar_step,
-    ar_stream,
-    beside,
-    content,
-    framed,
-    left_to_right,
-    masked,
-    revealed,
-)
+from janus_cli.core.stream import ar_step, ar_stream, beside, content, framed, left_to_right, masked, revealed
 
 TARGET = torch.tensor([[BOS, 5, 6, 7, EOS]])
 HIDDEN = torch.tensor([[False, True, False, True, False]])  # y_1 and y_3

@@ -20,6 +20,7 @@ from janus_cli.data import download
 from janus_cli.data.download import fetch
 from janus_cli.errors import DataError
 from janus_cli.recipe import Data, Download
+from tests.helpers import Janus, ends
 
 BODY = bytes(range(256)) * 40
 
@@ -182,9 +183,7 @@ def test_without_a_sha256_nothing_is_fetched(server: Server, tmp_path: Path, dow
 
 
 @pytest.fixture
-def local(
-    server: Server, empty_folder: Path, shell: Callable[..., tuple[int, str, str]]
-) -> Callable[..., tuple[int, str]]:
+def local(server: Server, empty_folder: Path, shell: Janus) -> Callable[..., tuple[int, str]]:
     """`janus preprocess` of a shipped recipe whose addresses are those of the server; `files` replace what it has."""
 
     def run(recipe: str, files: dict[str, bytes], *options: str, true: bool = True) -> tuple[int, str]:
@@ -203,8 +202,7 @@ def local(
 
 def test_transliteration_becomes_words(local: Callable[..., tuple[int, str]]) -> None:
     files = {f"{split}.tsv": "Kafka\tК а ф к а\t3\nLem\tЛ е м\t1\n".encode() for split in ("train", "valid", "test")}
-    code, err = local("translit_enru", files, "--set", "tokenizer.kind=words", true=False)
-    assert code == 0, err
+    ends(local("translit_enru", files, "--set", "tokenizer.kind=words", true=False), 0)
     for side, text in (("source", "Kafka\nLem\n"), ("target", "Кафка\nЛем\n")):
         assert Path(f"data/translit_enru.en-ru/test.{side}.txt").read_text(encoding="utf-8") == text
 
@@ -213,10 +211,8 @@ def test_other_bytes_than_the_recipe_names_are_refused(local: Callable[..., tupl
     files = {
         f"{split}.{side}.gz": gzip.compress(b"a\n") for split in ("train", "valid", "test") for side in ("de", "en")
     }
-    code, err = local("multi30k", files)
-    assert code == 3
+    err = ends(local("multi30k", files), 3)
     for words in ("train.de.gz has sha256", "instead of 726e39b2", "fetch http://127.0.0.1", "--data-dir"):
         assert words in err
     assert names(Path("data/multi30k.downloads")) == []
-    code, err = local("multi30k", files, "--set", "tokenizer.kind=words", true=False)
-    assert (code, "train: 1 of 1 pairs kept" in err) == (0, True), err
+    ends(local("multi30k", files, "--set", "tokenizer.kind=words", true=False), 0, "train: 1 of 1 pairs kept")

@@ -21,7 +21,7 @@ from janus_cli.errors import DataError
 from janus_cli.recipe import Data, Files, Recipe
 from tests.data.small_corpus import OUT, made, put_file, recipe_for
 from tests.faults.processes import digest, entries, go, make_trainer
-from tests.helpers import Janus, read_json, sets
+from tests.helpers import Capture, Janus, Patch, ends, read_json, sets
 
 PLAIN = ("data.task=denoising", "data.max_tokens=20")
 A, B, VALID = Path("a.txt"), Path("b.txt.gz"), Path("valid.txt")
@@ -81,7 +81,7 @@ def test_an_example_is_framed_once_however_many_lines_it_has(
 
 
 @pytest.mark.usefixtures("text")
-def test_what_is_dropped_are_examples_not_lines(capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_is_dropped_are_examples_not_lines(capsys: Capture) -> None:
     """A long line makes many examples, of which the last may be too short."""
     put_file(A, "a b c d e f g h\n" * 9)
     put_file(B, "i j k l m n o\n")
@@ -135,8 +135,7 @@ def test_mistakes(janus: Janus) -> None:
         (*files, "--set", "tokenizer.joint=false", "--set", "model.tie=none"): (2, "needs tokenizer.joint true"),
     }
     for words, (code, said) in cases.items():
-        found, _, err = janus("preprocess", "--recipe", "r.yaml", *map(str, words))
-        assert (found, said in err) == (code, True), err
+        ends(janus("preprocess", "--recipe", "r.yaml", *map(str, words)), code, said)
 
 
 @pytest.mark.usefixtures("text")
@@ -177,9 +176,7 @@ def test_stop_and_resume_equals_not_stopping(tiny_recipe: Path, objective: str) 
     assert entries(Path("run/log.jsonl"), "train")[-1]["epoch"] >= 1
 
 
-def test_a_pretrained_model_learns_another_task(
-    tiny_recipe: Path, janus: Janus, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_pretrained_model_learns_another_task(tiny_recipe: Path, janus: Janus, capsys: Capture) -> None:
     """The knobs of the noise are no part of the data; the weights go on with pairs, whose text has this tokenizer."""
     capsys.readouterr()
     go(tiny_recipe, "pre", *PLAIN, "objective.length=0")
@@ -196,11 +193,10 @@ def test_a_pretrained_model_learns_another_task(
     reuse = sets("tokenizer.reuse=pre")
     assert janus("preprocess", "--recipe", "tiny.yaml", *reuse, "--out", "pairs")[0] == 0
     options = ("--prepared", "pairs", "--from", "pre", "--run", "fine", *reuse, *sets("training.updates=2"))
-    code, _, err = janus("train", "--recipe", "tiny.yaml", *options)
-    assert (code, "weights from " in err) == (0, True), err
+    ends(janus("train", "--recipe", "tiny.yaml", *options), 0, "weights from ")
 
 
-def test_batches_fit_the_budget_and_blocks_bound_memory(tiny_recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_batches_fit_the_budget_and_blocks_bound_memory(tiny_recipe: Path, monkeypatch: Patch) -> None:
     monkeypatch.setattr(batching, "BLOCK", 32)
     monkeypatch.setattr(batching, "RUN", 4)
     trainer = make_trainer(tiny_recipe, *PLAIN)

@@ -1,7 +1,6 @@
 """`janus export`: what is refused, what is replaced, and what is left when something fails. Needs no extra."""
 
 import errno
-import json
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -10,9 +9,9 @@ import pytest
 
 from janus_cli.export import safetensors
 from janus_cli.files import copy_files
+from tests.helpers import Janus, Patch, ends, read_json
 
 MakeRun = Callable[..., Path]
-Janus = Callable[..., tuple[int, str, str]]
 CT2 = ("--format", "ctranslate2")
 
 
@@ -40,25 +39,21 @@ def tree(folder: Path = Path()) -> dict[str, bytes]:
     ],
 )
 def test_mistakes(
-    make_run: MakeRun, janus: Janus, monkeypatch: pytest.MonkeyPatch, objective: str, changes: list[str],
+    make_run: MakeRun, janus: Janus, monkeypatch: Patch, objective: str, changes: list[str],
     arguments: Sequence[str], code: int, words: str,
 ) -> None:  # fmt: skip
     """What CTranslate2 cannot represent is refused where it is not installed, too: installing it would not help."""
     monkeypatch.setitem(sys.modules, "ctranslate2", None)
     make_run("run", objective, changes)
     before = tree()
-    found, out, err = janus("export", "run", *arguments)
-    assert (found, out) == (code, "")
-    assert words in err
-    assert "\nhint: " in err
+    ends(janus("export", "run", *arguments), code, words, "\nhint: ", out="")
     assert tree() == before
 
 
 def test_a_foreign_tokenizer_is_noticed(make_run: MakeRun, janus: Janus) -> None:
     run, other = make_run("run"), make_run("other", "ar", ["tokenizer.vocabulary=70"])
     copy_files(["tokenizer.model"], other, run)
-    code, _, err = janus("export", "run")
-    assert (code, "was not trained with the tokenizer in runs/run" in err) == (4, True)
+    ends(janus("export", "run"), 4, "was not trained with the tokenizer in runs/run")
 
 
 def test_a_dry_run_checks_and_writes_nothing(make_run: MakeRun, janus: Janus) -> None:
@@ -72,8 +67,7 @@ def test_a_dry_run_checks_and_writes_nothing(make_run: MakeRun, janus: Janus) ->
     weights = run / "checkpoints" / "step-000007" / "model.safetensors"
     weights.chmod(0o600)
     weights.write_bytes(weights.read_bytes()[:-1] + b"?")
-    code, _, err = janus("export", "--dry-run", "--output", "new/out")
-    assert (code, "is damaged" in err) == (4, True)
+    ends(janus("export", "--dry-run", "--output", "new/out"), 4, "is damaged")
 
 
 def test_an_export_is_replaced_only_when_asked_for(make_run: MakeRun, janus: Janus) -> None:
@@ -101,9 +95,7 @@ def test_what_was_made_with_an_export_is_never_replaced(make_run: MakeRun, janus
 
 
 @pytest.mark.parametrize("old", [True, False])
-def test_a_full_disk_leaves_what_was_there(
-    make_run: MakeRun, janus: Janus, monkeypatch: pytest.MonkeyPatch, old: bool
-) -> None:
+def test_a_full_disk_leaves_what_was_there(make_run: MakeRun, janus: Janus, monkeypatch: Patch, old: bool) -> None:
     make_run("run")
     if old:
         janus("export", "--out", "new/out")
@@ -121,6 +113,6 @@ def test_averages_say_what_went_into_them(make_run: MakeRun, janus: Janus) -> No
     make_run("run")
     assert janus("average", "--last", "1")[0] == 0
     assert janus("export", "--checkpoint", "average-last1", "--out", "out")[0] == 0
-    about = json.loads(Path("out/provenance.json").read_bytes())
+    about = read_json("out/provenance.json")
     assert (about["checkpoint"], about["step"], about["averaged"]) == ("average-last1", 7, ["step-000007"])
     assert "checkpoint average-last1 (the mean of step-000007)" in Path("out/README.txt").read_text(encoding="utf-8")

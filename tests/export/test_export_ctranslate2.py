@@ -1,7 +1,6 @@
 """Models converted for CTranslate2 write what ours write. Needs the extra `export`."""
 
 import hashlib
-import json
 import os
 import random
 import re
@@ -38,11 +37,11 @@ from janus_cli.export.export import export
 from janus_cli.training.checkpoint import save, verify
 from janus_cli.training.model import load_model
 from tests.data import hf_models
+from tests.helpers import Janus, ends, read_json
 
 ctranslate2 = pytest.importorskip("ctranslate2")
 
 MakeRun = Callable[..., Path]
-Janus = Callable[..., tuple[int, str, str]]
 GREEDY = Decoding(beam=1, max_ratio=1.1, max_extra=3)
 PLAIN = {"norm": "post", "activation": "relu", "positions": "learned", "tie": "all", "embedding_scale": "true"}
 KNOBS: list[dict[str, object]] = [
@@ -65,7 +64,7 @@ def sources(vocabulary: int, count: int = 40) -> list[list[int]]:
 
 def vocabulary(folder: Path, side: str) -> list[str]:
     shared = folder / "shared_vocabulary.json"
-    names: list[str] = json.loads((shared if shared.is_file() else folder / f"{side}_vocabulary.json").read_bytes())
+    names: list[str] = read_json(shared if shared.is_file() else folder / f"{side}_vocabulary.json")
     return names
 
 
@@ -143,7 +142,7 @@ def test_quantised_models_load_and_are_smaller(make_run: MakeRun, janus: Janus, 
         options = ("run", "--format", "ctranslate2", "--quantization", kind)
         assert janus("export", *options)[0] == 0
         place = Path("runs/run/export/step-000007.ctranslate2" + ("" if kind == "float32" else f".{kind}"))
-        assert json.loads((place / "provenance.json").read_bytes())["quantization"] == kind
+        assert read_json(place / "provenance.json")["quantization"] == kind
         translator = ctranslate2.Translator(str(place), device="cpu", compute_type="float32")
         assert translator.translate_batch([["<unk>"]], max_decoding_length=20)[0].hypotheses[0]
         sizes.append((place / "model.bin").stat().st_size)
@@ -197,9 +196,7 @@ def test_the_program_in_the_readme_writes_what_decode_writes(
     make_run("run", "janus", [*changes, "decoding.max_ratio=1.16", "model.max_length=60"])
     Path("text").write_bytes("".join(f"{line}\n" for line in TEXTS).encode())
     janus("decode", "--mode", "ar", "--beam", "1", "--input", "text", "--output", "ours")
-    code, out, err = janus("export", "run", "--format", "ctranslate2", "--output", "out")
-    assert (code, out) == (0, "")
-    assert "out/README.txt" in err
+    ends(janus("export", "run", "--format", "ctranslate2", "--output", "out"), 0, "out/README.txt", out="")
     shutil.move("out", "elsewhere")
     ours = Path("ours").read_bytes()
     assert program(Path("elsewhere"), Path("text").read_bytes()) == ours
@@ -214,7 +211,7 @@ def test_imported_models_write_what_ours_write(janus: Janus, empty_folder: Path,
 
 def imported(janus: Janus, name: str) -> Path:
     """The run of a committed model of transformers."""
-    golden = json.loads((hf_folders.GOLDEN / f"{name}.json").read_bytes())
+    golden = read_json(hf_folders.GOLDEN / f"{name}.json")
     Path("model").mkdir()
     hf_folders.unpack(golden["files"], Path("model"))
     given = zip(("--source-language", "--target-language"), hf_folders.CASES[name][4], strict=True)
@@ -273,12 +270,11 @@ def goes_on(model: Transformer, source: Tensor, first: int, beam: int) -> list[b
 @pytest.mark.parametrize("objective", ["ar", "janus"])
 def test_a_trained_run_through_the_command_line(tiny_recipe: Path, janus: Janus, objective: str) -> None:
     assert janus("train", "--recipe", "tiny.yaml", "--objective", objective)[0] == 0
-    code, _, err = janus("export", "--format", "ctranslate2", "--output", "new/out")
-    assert code == 0, err
+    ends(janus("export", "--format", "ctranslate2", "--output", "new/out"), 0)
     janus("decode", "--mode", "ar", "--beam", "1", "--output", "ours")
     source = next(Path("data").glob("*/test.source.txt")).read_bytes()
     assert program(Path("new/out"), source) == Path("ours").read_bytes()
-    about = json.loads(Path("new/out/provenance.json").read_bytes())
+    about = read_json("new/out/provenance.json")
     [run] = Path("runs").iterdir()
     best = (run / "checkpoints" / "best").resolve()
     weights = hashlib.sha256((best / "model.safetensors").read_bytes()).hexdigest()

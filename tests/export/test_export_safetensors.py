@@ -1,6 +1,5 @@
 """The safetensors folder: works without its run, and says everything about itself."""
 
-import json
 import re
 import shutil
 from collections.abc import Callable
@@ -12,9 +11,9 @@ import torch
 from safetensors.torch import load_file
 
 from janus_cli.training.model import load_model
+from tests.helpers import Janus, ends, read_json
 
 MakeRun = Callable[..., Path]
-Janus = Callable[..., tuple[int, str, str]]
 
 
 @pytest.mark.parametrize(
@@ -34,9 +33,7 @@ def test_the_folder_works_without_its_run(make_run: MakeRun, janus: Janus, objec
     for mode in modes:
         assert janus("decode", "--mode", mode, "--input", "text", "--output", f"ours.{mode}")[0] == 0
     weights = load_model((run / "checkpoints" / "last").resolve()).weights()
-    code, out, err = janus("export", "--output", "out")
-    assert (code, out) == (0, "")
-    assert "out/README.txt" in err
+    ends(janus("export", "--output", "out"), 0, "out/README.txt", out="")
     Path("new").mkdir()
     shutil.move("out", "new/place")
     shutil.rmtree("runs")
@@ -54,7 +51,7 @@ def test_the_folder_works_without_its_run(make_run: MakeRun, janus: Janus, objec
 def test_the_configuration_says_how_to_rebuild_and_to_use_the_model(make_run: MakeRun, janus: Janus) -> None:
     make_run("run", "janus", ["tokenizer.joint=false", "model.tie=target", "data.clean=[lowercase]"])
     janus("export", "--output", "out")
-    found = json.loads(Path("out/config.json").read_bytes())
+    found = read_json("out/config.json")
     weights = load_file("out/model.safetensors")
     for side in ("source", "target"):
         assert weights[f"{side}_table.weight"].shape == (found[f"{side}_vocabulary"], found["model"]["width"])
@@ -106,8 +103,7 @@ def test_nothing_of_the_machine_leaves(make_run: MakeRun, janus: Janus, empty_fo
         make_run("second", "ar", places)
     else:
         make_run("second", "cemat", [*places, f"objective.dictionary={here}/words.tsv"])
-    code, _, err = janus("export", "runs/second", "--format", kind, "--out", "out")
-    assert code == 0, err
+    ends(janus("export", "runs/second", "--format", kind, "--out", "out"), 0)
     assert here.name in Path("runs/second/recipe.yaml").read_text(encoding="utf-8")
     for file in Path("out").iterdir():
         assert here.name.encode() not in file.read_bytes(), file

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import subprocess
 import sys
@@ -20,9 +19,9 @@ from janus_cli.core.symbols import EOS, UNK
 from janus_cli.data.lines import cleaner
 from janus_cli.decoding.translate import load
 from tests.data import hf_models
+from tests.helpers import Janus, ends, read_json
 
 MakeRun = Callable[..., Path]
-Janus = Callable[..., tuple[int, str, str]]
 STEPS = ["strip_tags", "unescape_html", "collapse_spaces", "lowercase", "nfc", "remove_spaces", "mark_sentences"]
 NORMALISATIONS = ["nmt_nfkc", "nfkc", "nmt_nfkc_cf", "nfkc_cf", "identity"]
 KINDS: dict[str, list[str]] = {
@@ -63,8 +62,7 @@ def test_ids_and_text_are_those_of_janus(make_run: MakeRun, janus: Janus, kind: 
     tie = ["model.tie=target", "model.norm=post"] if "joint=false" in KINDS[kind] else []
     text = [words(line) for line in hf_models.TEXT] if kind == "joiner" else hf_models.TEXT
     make_run("run", "ar", [*knobs, *tie, "model.max_length=2000"], (text[:150], text[60:]))
-    code, _, err = janus("export", "run", "--format", "transformers", "--out", "out")
-    assert code == 0, err
+    ends(janus("export", "run", "--format", "transformers", "--out", "out"), 0)
     ours, theirs = load("run").tokenizers, transformers.AutoTokenizer.from_pretrained("out")
     lines = odd_lines()
     # A space more keeps MarianTokenizer from taking >>…<< for a language; what it strips at both ends, is said.
@@ -132,7 +130,7 @@ def test_the_program_of_the_readme_generates_what_janus_writes(
 def test_the_program_generates_what_an_imported_model_writes(janus: Janus, empty_folder: Path, name: str) -> None:
     pytest.importorskip("transformers")
     Path("model").mkdir()
-    hf_folders.unpack(json.loads((hf_folders.GOLDEN / f"{name}.json").read_bytes())["files"], Path("model"))
+    hf_folders.unpack(read_json(hf_folders.GOLDEN / f"{name}.json")["files"], Path("model"))
     given = zip(("--source-language", "--target-language"), hf_folders.CASES[name][4], strict=True)
     assert janus("import", "model", *(word for option, code in given if code for word in (option, code)))[0] == 0
     assert janus("export", "model", "--format", "transformers", "--out", "out")[0] == 0
@@ -142,8 +140,7 @@ def test_the_program_generates_what_an_imported_model_writes(janus: Janus, empty
 @pytest.mark.parametrize("step", STEPS)
 def test_the_program_of_the_readme_cleans_as_janus_does(make_run: MakeRun, janus: Janus, step: str) -> None:
     make_run("run", "ar", [f"data.clean=[{step}]"])
-    code, _, err = janus("export", "run", "--format", "transformers", "--out", "out")
-    assert (code, step in err) == (0, True)
+    ends(janus("export", "run", "--format", "transformers", "--out", "out"), 0, step)
     lines = program(Path("out")).split("\n")
     text = "\n".join(line for line in lines[: lines.index("    return line") + 1] if "transformers" not in line)
     names: dict[str, Any] = {}

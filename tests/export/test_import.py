@@ -32,17 +32,23 @@ from janus_cli.export import importing
 from janus_cli.export.folder import Weights, read
 from janus_cli.export.importing import import_model
 from janus_cli.recipe_load import load as load_recipe
-from tests.helpers import edit_json, sets
+from tests.helpers import Janus, edit_json, ends, read_json, sets, write_lines
 
-Janus = Callable[..., tuple[int, str, str]]
+Golden = dict[str, Any]
 
 
-def golden(name: str, folder: Path) -> dict[str, Any]:
+def golden(name: str, folder: Path) -> Golden:
     """Unpacks a committed model; returns lines and what transformers made of them."""
-    found: dict[str, Any] = json.loads((hf_folders.GOLDEN / f"{name}.json").read_bytes())
+    found: Golden = read_json(hf_folders.GOLDEN / f"{name}.json")
     folder.mkdir()
     hf_folders.unpack(found["files"], folder)
     return found
+
+
+@pytest.fixture
+def bart(empty_folder: Path) -> Golden:
+    """A tiny BART in the folder `model`, in a new working directory."""
+    return golden("bart", Path("model"))
 
 
 @pytest.mark.parametrize("name", hf_folders.CASES)
@@ -56,14 +62,13 @@ def test_an_imported_model_writes_what_transformers_writes(name: str, tmp_path: 
         assert len({len(result.outputs[0].tokens) for result in results}) > 2
 
 
-def test_it_is_a_run_like_any_other(janus: Janus, empty_folder: Path) -> None:
+def test_it_is_a_run_like_any_other(janus: Janus, bart: Golden) -> None:
     """Decoding, another model trained from it, whose text begins as the model's does, and that one decoded."""
-    found = golden("bart", Path("model"))
     assert janus("import", "model")[0] == 0
     for split in ("train", "valid", "test"):
         for side in ("src", "tgt"):
             Path(f"{split}.{side}").write_text(
-                "".join(f"{line} {number}\n" for number, line in enumerate(found["lines"]))
+                "".join(f"{line} {number}\n" for number, line in enumerate(bart["lines"]))
             )
     few = sets("training.updates=1", "training.validate_every=1", "data.max_tokens=46", "decoding.max_ratio=1")
     options = ("--objective", "janus", "--data-dir", ".", "--run", "runs/more", *few)
@@ -77,19 +82,16 @@ def test_it_is_a_run_like_any_other(janus: Janus, empty_folder: Path) -> None:
     assert janus("inspect", "runs/model")[0] == 0
 
 
-def test_its_data_is_what_was_prepared_with_its_recipe(janus: Janus, empty_folder: Path) -> None:
-    found = golden("bart", Path("model"))
+def test_its_data_is_what_was_prepared_with_its_recipe(janus: Janus, bart: Golden) -> None:
     assert janus("import", "model")[0] == 0
-    code, _, err = janus("decode", "--run", "runs/model")
-    assert (code, "preprocess --recipe runs/model/recipe.yaml" in err) == (3, True)
+    ends(janus("decode", "--run", "runs/model"), 3, "preprocess --recipe runs/model/recipe.yaml")
     for split in ("train", "valid", "test"):
         for side in ("src", "tgt"):
-            Path(f"{split}.{side}").write_text("".join(f"{line}\n" for line in found["lines"]))
+            write_lines(f"{split}.{side}", bart["lines"])
     assert janus("preprocess", "--recipe", "runs/model/recipe.yaml", "--data-dir", ".")[0] == 0
     assert janus("decode", "--run", "runs/model", "--out", "out")[0] == 0
-    assert Path("out").read_text().splitlines() == found["outputs"]
-    code, _, err = janus("distill", "--run", "runs/model", "--out", "data/distilled")
-    assert code == 0, err
+    assert Path("out").read_text().splitlines() == bart["outputs"]
+    ends(janus("distill", "--run", "runs/model", "--out", "data/distilled"), 0)
     assert Path("data/distilled/manifest.json").is_file()
 
 
@@ -105,8 +107,7 @@ def test_plain_text_for_it_is_framed_once_an_example(
     Path("text.txt").write_text("the cook\nthe man\n" * 6)
     few = sets("data.task=denoising", "data.max_tokens=40", "tokenizer.reuse=runs/model", "denoising.permute=1")
     files = ("--train", "text.txt", "--valid", "text.txt", "--out", "prepared")
-    code, _, err = janus("preprocess", "--recipe", "runs/model/recipe.yaml", *files, *few)
-    assert code == 0, err
+    ends(janus("preprocess", "--recipe", "runs/model/recipe.yaml", *files, *few), 0)
     recipe = load_recipe("runs/model/recipe.yaml", few[1::2])
     store = open_prepared(recipe, Path("prepared")).train
     (first,) = load("runs/model").tokenizers.target.begin
@@ -136,10 +137,7 @@ def test_plain_text_needs_one_frame_for_both_sides(janus: Janus, empty_folder: P
         ({"encoder_layers": 2}, "encoder.layers.1"), ({"decoder_layers": 1}, "no place"),
     ],
 )  # fmt: skip
-def test_a_model_that_does_not_fit_is_refused(
-    janus: Janus, empty_folder: Path, changes: dict[str, Any], named: str
-) -> None:
-    golden("bart", Path("model"))
+def test_a_model_that_does_not_fit_is_refused(janus: Janus, bart: Golden, changes: dict[str, Any], named: str) -> None:
     edit_json("model/config.json", **changes)
     code, _, err = janus("import", "model")
     assert (code, named in err, Path("runs").exists()) == (3, True, False), err
@@ -172,16 +170,13 @@ def test_mistakes_in_its_files_are_named(
 ) -> None:
     golden(name, Path("model"))
     edit_json(Path("model", file), **changes)
-    code, _, err = janus("import", "model", "--dry-run")
-    assert (code, named in err) == (3, True), err
+    ends(janus("import", "model", "--dry-run"), 3, named)
 
 
-def test_what_its_decoder_starts_with_must_be_told(janus: Janus, empty_folder: Path) -> None:
-    golden("bart", Path("model"))
+def test_what_its_decoder_starts_with_must_be_told(janus: Janus, bart: Golden) -> None:
     for file in ("model/config.json", "model/generation_config.json"):
         edit_json(file, decoder_start_token_id=None)
-    code, _, err = janus("import", "model")
-    assert (code, "decoder_start_token_id" in err) == (3, True), err
+    ends(janus("import", "model"), 3, "decoder_start_token_id")
 
 
 Change = Callable[[dict[str, torch.Tensor]], object]
@@ -206,19 +201,16 @@ def rewritten(change: Change, file: Path) -> None:
         (lambda weights: weights.pop("final_logits_bias"), ""),
     ],
 )
-def test_damaged_weights_are_refused(janus: Janus, empty_folder: Path, change: Change, named: str) -> None:
-    golden("bart", Path("model"))
+def test_damaged_weights_are_refused(janus: Janus, bart: Golden, change: Change, named: str) -> None:
     rewritten(change, Path("model/model.safetensors"))
-    code, _, err = janus("import", "model", "--dry-run")
-    assert (code, named in err) == (3 if named else 0, True), err
+    ends(janus("import", "model", "--dry-run"), 3 if named else 0, named)
 
 
 SOME = "model.encoder.layers.0.fc1.weight"
 
 
-def test_only_the_weights_that_transformers_would_read_are_read(janus: Janus, empty_folder: Path) -> None:
+def test_only_the_weights_that_transformers_would_read_are_read(janus: Janus, bart: Golden) -> None:
     """model.safetensors and nothing beside it; without it the parts that an index lists, all of them."""
-    golden("bart", Path("model"))
     assert janus("import", "model", "--run", "whole")[0] == 0
     weights = load_file("model/model.safetensors")
     save_file({name: weight + 1 for name, weight in weights.items()}, "model/model.fp32.safetensors")
@@ -226,8 +218,7 @@ def test_only_the_weights_that_transformers_would_read_are_read(janus: Janus, em
     assert Path("beside/model.safetensors").read_bytes() == Path("whole/model.safetensors").read_bytes()
 
     Path("model/model.safetensors").unlink()
-    code, _, err = janus("import", "model", "--run", "none")
-    assert (code, "model.safetensors.index.json" in err) == (3, True), err
+    ends(janus("import", "model", "--run", "none"), 3, "model.safetensors.index.json")
     for number in range(2):
         part = {name: weights[name] for name in sorted(weights)[number::2]}
         save_file(part, f"model/model-0000{number + 1}-of-00002.safetensors")
@@ -236,16 +227,14 @@ def test_only_the_weights_that_transformers_would_read_are_read(janus: Janus, em
     assert janus("import", "model", "--run", "parts")[0] == 0
     assert Path("parts/model.safetensors").read_bytes() == Path("whole/model.safetensors").read_bytes()
     Path("model/model-00002-of-00002.safetensors").unlink()
-    code, _, err = janus("import", "model", "--run", "less")
-    assert (code, "model-00002-of-00002.safetensors" in err) == (3, True), err
+    ends(janus("import", "model", "--run", "less"), 3, "model-00002-of-00002.safetensors")
 
 
 @pytest.mark.parametrize(
     ("missing", "named"),
     [("config.json", "config.json"), ("model.safetensors", "from_pretrained('model')"), ("vocab.json", "tokenizer")],
 )
-def test_a_folder_that_is_not_whole_is_refused(janus: Janus, empty_folder: Path, missing: str, named: str) -> None:
-    golden("bart", Path("model"))
+def test_a_folder_that_is_not_whole_is_refused(janus: Janus, bart: Golden, missing: str, named: str) -> None:
     Path("model", missing).rename("model/pytorch_model.bin")
     code, _, err = janus("import", "model")
     assert (code, named.lower() in err.lower()) == (3, True), err
@@ -254,8 +243,7 @@ def test_a_folder_that_is_not_whole_is_refused(janus: Janus, empty_folder: Path,
 def test_the_languages_of_mbart_must_be_known_and_what_has_no_knob_is_said(janus: Janus, empty_folder: Path) -> None:
     golden("mbart", Path("model"))
     edit_json("model/generation_config.json", repetition_penalty=1.2)
-    code, _, err = janus("import", "model", "--source-language", "xx_XX", "--target-language", "fr_XX")
-    assert (code, "xx_XX" in err, "fr_XX" in err) == (2, True, True)
+    ends(janus("import", "model", "--source-language", "xx_XX", "--target-language", "fr_XX"), 2, "xx_XX", "fr_XX")
     edit_json("model/generation_config.json", bad_words_ids=[[7], [8, 9]])
     code, _, err = janus("import", "model", "--source-language", "de_DE", "--target-language", "fr_XX")
     assert (code, "repetition_penalty 1.2" in err, "bad_words_ids" in err) == (0, True, True)
@@ -266,15 +254,13 @@ def test_the_languages_of_mbart_must_be_known_and_what_has_no_knob_is_said(janus
 @pytest.mark.parametrize("name", ["a", "</s>", "<s>", "<mask>"])
 def test_a_token_that_names_no_language_is_refused(janus: Janus, empty_folder: Path, name: str) -> None:
     golden("mbart", Path("model"))
-    code, _, err = janus("import", "model", "--source-language", name, "--target-language", "fr_XX")
-    assert (code, "fr_XX" in err) == (2, True), err
+    ends(janus("import", "model", "--source-language", name, "--target-language", "fr_XX"), 2, "fr_XX")
 
 
 def test_a_model_may_list_languages_of_its_own(janus: Janus, empty_folder: Path) -> None:
     golden("mbart", Path("model"))
     edit_json("model/tokenizer_config.json", additional_special_tokens=["▁do"])
-    code, _, err = janus("import", "model", "--source-language", "▁do", "--target-language", "fr_XX", "--dry-run")
-    assert code == 0, err
+    ends(janus("import", "model", "--source-language", "▁do", "--target-language", "fr_XX", "--dry-run"), 0)
 
 
 @pytest.mark.parametrize(
@@ -288,9 +274,8 @@ def test_a_model_may_list_languages_of_its_own(janus: Janus, empty_folder: Path)
     ],
 )  # fmt: skip
 def test_settings_that_are_not_followed_are_named(
-    janus: Janus, empty_folder: Path, settings: dict[str, Any], named: str
+    janus: Janus, bart: Golden, settings: dict[str, Any], named: str
 ) -> None:
-    golden("bart", Path("model"))
     edit_json("model/generation_config.json", **settings)
     code, _, err = janus("import", "model", "--dry-run")
     assert (code, named in err, "has no knob" in err) == (0, True, bool(named)), err
@@ -336,24 +321,19 @@ ENDING = {
 
 
 @pytest.mark.parametrize(("around", "begins", "said"), [(ENDING, False, False), (None, True, True)])
-def test_texts_begin_as_the_tokenizer_has_it(
-    janus: Janus, empty_folder: Path, around: Any, begins: bool, said: bool
-) -> None:
+def test_texts_begin_as_the_tokenizer_has_it(janus: Janus, bart: Golden, around: Any, begins: bool, said: bool) -> None:
     """Without <s> if it puts none; a text without </s> is no text of janus's models."""
-    golden("bart", Path("model"))
     with_engine(Path("model"), {"post_processor": around})
     code, _, err = janus("import", "model")
     source = load(Path("runs/model")).tokenizers.source
     assert (code, bool(source.begin), "around a text" in err) == (0, begins, said), err
 
 
-def test_what_the_tokenizers_other_file_overrules_is_said(janus: Janus, empty_folder: Path) -> None:
-    golden("bart", Path("model"))
+def test_what_the_tokenizers_other_file_overrules_is_said(janus: Janus, bart: Golden) -> None:
     with_engine(Path("model"), {})
     more = {"add_prefix_space": True, "additional_special_tokens": ["<hl>"]}
     edit_json("model/tokenizer_config.json", **more)
-    code, _, err = janus("import", "model", "--dry-run")
-    assert (code, "add_prefix_space True" in err, "<hl>" in err) == (0, True, True), err
+    ends(janus("import", "model", "--dry-run"), 0, "add_prefix_space True", "<hl>")
 
 
 def test_a_model_without_an_unknown_token_never_writes_it(tmp_path: Path) -> None:
@@ -366,21 +346,17 @@ def test_a_model_without_an_unknown_token_never_writes_it(tmp_path: Path) -> Non
     assert load_recipe(str(run / "recipe.yaml")).decoding.unk == "ban"
 
 
-def test_a_model_whose_texts_do_not_end_is_refused(janus: Janus, empty_folder: Path) -> None:
-    golden("bart", Path("model"))
+def test_a_model_whose_texts_do_not_end_is_refused(janus: Janus, bart: Golden) -> None:
     for name in ("tokenizer_config.json", "special_tokens_map.json"):
         if (Path("model") / name).is_file():
             edit_json(Path("model", name), eos_token="<nothing>", sep_token="<nothing>")
     edit_json("model/config.json", eos_token_id=7)
-    code, _, err = janus("import", "model", "--dry-run")
-    assert (code, "no token ends a text" in err) == (3, True), err
+    ends(janus("import", "model", "--dry-run"), 3, "no token ends a text")
 
 
-def test_tables_that_should_be_one_and_differ_are_refused(janus: Janus, empty_folder: Path) -> None:
-    golden("bart", Path("model"))
+def test_tables_that_should_be_one_and_differ_are_refused(janus: Janus, bart: Golden) -> None:
     rewritten(lambda weights: weights.update({"lm_head.weight": weights["model.shared.weight"] + 1}), MODEL)
-    code, _, err = janus("import", "model", "--dry-run")
-    assert (code, "lm_head.weight differ" in err) == (3, True), err
+    ends(janus("import", "model", "--dry-run"), 3, "lm_head.weight differ")
     rewritten(lambda weights: weights.update({"lm_head.weight": weights["model.shared.weight"].clone()}), MODEL)
     assert janus("import", "model", "--dry-run")[0] == 0
 
@@ -388,19 +364,17 @@ def test_tables_that_should_be_one_and_differ_are_refused(janus: Janus, empty_fo
 MODEL = Path("model/model.safetensors")
 
 
-def test_decoding_with_it_goes_on_after_a_stop(janus: Janus, empty_folder: Path) -> None:
-    found = golden("bart", Path("model"))
+def test_decoding_with_it_goes_on_after_a_stop(janus: Janus, bart: Golden) -> None:
     assert janus("import", "model")[0] == 0
-    Path("lines.txt").write_text("".join(f"{line}\n" for line in found["lines"] * 20), encoding="utf-8")
+    write_lines("lines.txt", bart["lines"] * 20)
     command = ("decode", "--run", "model", "--input", "lines.txt", "--out", "out.txt", "--batch-sentences", "4")
     assert janus(*command)[0] == 0
     whole = Path("out.txt").read_bytes()
-    assert whole.decode() == "".join(f"{line}\n" for line in found["outputs"] * 20)
+    assert whole.decode() == "".join(f"{line}\n" for line in bart["outputs"] * 20)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("janus_cli.decoding.records.Records.add", stop_after_the_first(Records.add))
         assert janus(*command, "--force")[0] == 130
-    code, _, err = janus(*command, "--resume")
-    assert (code, "resuming after" in err) == (0, True), err
+    ends(janus(*command, "--resume"), 0, "resuming after")
     assert Path("out.txt").read_bytes() == whole
 
 

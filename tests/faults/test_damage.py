@@ -22,15 +22,14 @@ from processes import digest, ended, entries, go, relabel, state
 from processes import janus as child
 
 import janus_cli
-from janus_cli import world
+from janus_cli import files, world
 from janus_cli.core.model import Transformer
 from janus_cli.data import store
 from janus_cli.data.store import StoreWriter
 from janus_cli.errors import CheckpointError, is_about_memory
 from janus_cli.training import checkpoint, run
-from tests.helpers import Janus
+from tests.helpers import Janus, Patch, ends
 
-Patch = pytest.MonkeyPatch
 RUN, ROOT = Path("run"), Path("run/checkpoints")
 MORE = ("--set", "training.updates=7", "--allow-change", "training.updates")
 TRAIN = ("train", "--recipe", "tiny.yaml", "--device", "cpu")
@@ -46,9 +45,7 @@ def test_weights_that_explode_in_an_update_are_neither_saved_nor_validated(
     tiny_recipe: Path, janus: Janus, saving: int
 ) -> None:
     every = ("--set", f"training.save_every={saving}", "--set", "training.validate_every=4")
-    code, out, err = janus(*TRAIN, "--run", "run", "--set", "training.learning_rate=1e308", *every)
-    assert (code, out) == (5, ""), err
-    assert "not finite" in err
+    err = ends(janus(*TRAIN, "--run", "run", "--set", "training.learning_rate=1e308", *every), 5, "not finite", out="")
     assert "done" not in err
     assert list(ROOT.iterdir()) == []
     assert entries(RUN / "log.jsonl", "valid", "saved", "done") == []
@@ -58,8 +55,7 @@ def test_they_push_no_good_checkpoint_out(trained: Path, janus: Janus) -> None:
     before = {path.name for path in trained.iterdir()}
     explode = ("--set", "training.learning_rate=1e308", "--allow-change", "training.learning_rate")
     keep = ("--set", "training.keep_last=1", "--allow-change", "training.keep_last")
-    code, _, err = janus(*RESUME, *MORE, *explode, *keep)
-    assert (code, "earlier checkpoints are untouched" in err) == (5, True)
+    ends(janus(*RESUME, *MORE, *explode, *keep), 5, "earlier checkpoints are untouched")
     assert {path.name for path in trained.iterdir()} == before
     assert (trained / "last").readlink().name == "step-000006"
 
@@ -109,8 +105,7 @@ def test_another_tokenizer_is_refused_wherever_one_is_used(
     trained: Path, janus: Janus, use: str, change: Callable[[Path], None]
 ) -> None:
     change(RUN / "tokenizer.model")
-    code, _, err = janus(*USES[use], stdin=b"ba\n")
-    assert code == 4, err
+    err = ends(janus(*USES[use], stdin=b"ba\n"), 4)
     assert "run/tokenizer." in err or "run has another tokenizer" in err
     with pytest.raises(CheckpointError, match=r"run/tokenizer\."):
         janus_cli.load("run")
@@ -156,8 +151,7 @@ def test_an_export_and_a_reused_tokenizer_are_checked(trained: Path, janus: Janu
     decode = ("decode", "--checkpoint", "exported", "--input", "-", "--device", "cpu")
     assert janus(*decode, stdin=b"ba\n")[0] == 0
     swap_pieces(Path("exported/tokenizer.model"))
-    code, _, err = janus(*decode, stdin=b"ba\n")
-    assert (code, "exported/tokenizer.model" in err) == (4, True)
+    ends(janus(*decode, stdin=b"ba\n"), 4, "exported/tokenizer.model")
     swap_pieces(RUN / "tokenizer.model")
     code, _, err = janus("preprocess", "--recipe", "tiny.yaml", "--set", "tokenizer.reuse=run", "--out", "new")
     assert (code, "run/tokenizer.model was changed" in err) == (3, True)
@@ -200,10 +194,7 @@ def test_variables_that_are_there_by_accident_are_named(
     environment(monkeypatch, values)
     commands = [TRAIN] if name == "MASTER_PORT" else [TRAIN, ("compare", "--recipe", "tiny.yaml")]
     for command in commands:
-        code, out, err = janus(*command)
-        assert (code, out) == (2, ""), err
-        assert name in err
-        assert "unset RANK WORLD_SIZE LOCAL_RANK" in err
+        ends(janus(*command), 2, name, "unset RANK WORLD_SIZE LOCAL_RANK", out="")
     assert [path.name for path in Path().iterdir()] == ["tiny.yaml"]
 
 
@@ -219,8 +210,7 @@ def test_two_ranks_do_not_share_a_gpu(tiny_recipe: Path, janus: Janus, monkeypat
     environment(monkeypatch, {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1", **HERE})
     monkeypatch.setattr(world, "choose_device", lambda name, _: torch.device(name))
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    code, _, err = janus("train", "--recipe", "tiny.yaml", "--device", "cuda:0")
-    assert (code, "cuda:0 is one GPU" in err) == (2, True), err
+    ends(janus("train", "--recipe", "tiny.yaml", "--device", "cuda:0"), 2, "cuda:0 is one GPU")
 
 
 def pretend_ranks(patch: Patch, others: float) -> None:
@@ -235,14 +225,12 @@ def test_ranks_that_would_compute_in_two_precisions_do_not_begin(
 ) -> None:
     pretend_ranks(monkeypatch, others)
     monkeypatch.setattr(world, "_multiplies_bf16", lambda: not others)
-    code, _, err = janus(*TRAIN, "--run", "run", "--set", "training.precision=auto")
-    assert (code, "training.precision" in err) == (2, True), err
+    ends(janus(*TRAIN, "--run", "run", "--set", "training.precision=auto"), 2, "training.precision")
     assert [path.name for path in Path().iterdir()] == ["tiny.yaml"]
 
 
 def test_flex_attention_does_not_train_on_a_cpu(tiny_recipe: Path, janus: Janus) -> None:
-    code, _, err = janus(*TRAIN, "--run", "run", "--set", "model.attention=flex")
-    assert (code, "model.attention" in err) == (2, True), err
+    ends(janus(*TRAIN, "--run", "run", "--set", "model.attention=flex"), 2, "model.attention")
     assert [path.name for path in Path().iterdir()] == ["tiny.yaml"]
 
 
@@ -253,14 +241,11 @@ GONE = "[/x/gloo/transport/tcp/pair.cc:446] Connection closed by peer [::1]:9"
     ("problem", "code", "said"),
     [
         (RuntimeError(GONE), 1, f"rank 0 lost another rank: {GONE}"),
-        (
-            torch.distributed.DistBackendError("NCCL error: remote process exited or there was a network error"),
-            1,
-            "lost",
-        ),
+        (torch.distributed.DistBackendError("NCCL error: remote process exited or there was a network error"), 1,
+         "lost"),
         (torch.distributed.DistBackendError("NCCL error: Cuda failure 2 'out of memory'"), 6, "memory"),
     ],
-)
+)  # fmt: skip
 def test_a_rank_that_another_one_left_says_so(
     tiny_recipe: Path, janus: Janus, monkeypatch: Patch, problem: Exception, code: int, said: str
 ) -> None:
@@ -300,8 +285,7 @@ def test_a_run_that_was_copied_with_its_links_followed_goes_on(trained: Path, ja
     Path("copy").rename("run")
     assert not (trained / "last").is_symlink()
     assert janus(*DECODE, stdin=b"ba\n")[:2] == (0, expected)
-    code, _, err = janus(*RESUME, *MORE)
-    assert code == 0, err
+    ends(janus(*RESUME, *MORE), 0)
     assert [(trained / link).is_symlink() for link in ("last", "best")] == [True, True]
     assert (trained / "last").readlink().name == "step-000007"
     assert not list(trained.glob(".*"))
@@ -312,8 +296,7 @@ def test_a_run_that_was_copied_without_its_links_has_its_checkpoints(trained: Pa
     _, expected, _ = janus(*DECODE, stdin=b"ba\n")
     for link in ("last", "best"):
         (trained / link).unlink()
-    code, out, err = janus(*DECODE, stdin=b"ba\n")
-    assert (code, out, f"has lost its links: taking {best}" in err) == (0, expected, True)
+    ends(janus(*DECODE, stdin=b"ba\n"), 0, f"has lost its links: taking {best}", out=expected)
     assert "taking step-000006" in janus(*DECODE, "--checkpoint", "last", stdin=b"ba\n")[2]
     assert janus(*TRAIN, "--run", "other", "--from", "run", "--set", "training.updates=1")[0] == 0
     shutil.rmtree(trained / best)
@@ -413,17 +396,14 @@ def test_hostile_json_is_named_and_nothing_is_built_of_it(
     change()
     for owner, name in ((Transformer, "__init__"), (checkpoint, "read_arrays")):
         monkeypatch.setattr(owner, name, lambda *_, **__: pytest.fail("a model was built, or is to be"))
-    found, out, err = janus(*command, stdin=b"ba\n")
-    assert (found, out) == (code, ""), err
-    assert words in err
+    err = ends(janus(*command, stdin=b"ba\n"), code, words, out="")
     assert len(err) < 3000
 
 
 @pytest.mark.parametrize("use", USES)
 def test_a_damaged_manifest_of_a_run_is_refused_wherever_it_is_read(trained: Path, janus: Janus, use: str) -> None:
     (RUN / "manifest.json").write_text("{}")
-    code, _, err = janus(*USES[use], stdin=b"ba\n")
-    assert (code, "run/manifest.json is damaged: files is missing" in err) == (4, True), err
+    ends(janus(*USES[use], stdin=b"ba\n"), 4, "run/manifest.json is damaged: files is missing")
 
 
 HEADER = json.dumps(
@@ -465,9 +445,7 @@ def test_too_little_memory_is_no_damage(
 ) -> None:
     monkeypatch.setattr(owner, name, fail)
     command = (*TRAIN, "--run", "other") if owner is not checkpoint else DECODE
-    code, out, err = janus(*command, stdin=b"ba\n")
-    assert (code, out) == (6, ""), err
-    assert "not enough memory" in err
+    err = ends(janus(*command, stdin=b"ba\n"), 6, "not enough memory", out="")
     assert "damaged" not in err
     assert "--force" not in err
 
@@ -488,8 +466,7 @@ def test_memory_that_runs_out_anywhere(trained: Path, janus: Janus, monkeypatch:
         raise MemoryError
 
     monkeypatch.setattr(checkpoint, "load_tokenizers", nothing_left)
-    code, _, err = janus(*DECODE, stdin=b"ba\n")
-    assert (code, "not enough memory (MemoryError)" in err) == (6, True)
+    ends(janus(*DECODE, stdin=b"ba\n"), 6, "not enough memory (MemoryError)")
 
 
 # Kills
@@ -514,8 +491,7 @@ def hidden(root: Path) -> list[Path]:
 
 def test_the_next_call_removes_what_a_killed_one_left(trained: Path, janus: Janus) -> None:
     """Also if it makes something else in that folder."""
-    code, said = ended(child("preprocess", "--recipe", "tiny.yaml", "--out", "new", before=KILLED))
-    assert code == -9, said
+    ends(ended(child("preprocess", "--recipe", "tiny.yaml", "--out", "new", before=KILLED)), -9)
     assert len(hidden(Path())) == 6  # folder and lock of each
     assert janus("average", "run", "--best", "1")[0] == 0
     assert janus("export", "run", "--checkpoint", "last")[0] == 0
@@ -554,8 +530,7 @@ def test_every_resume_begins_what_has_not_begun(trained: Path, janus: Janus) -> 
     more = ("--set", "training.updates=2")
     code, _, err = janus(*TRAIN, "--run", "fresh", "--resume", *more, "--allow-change", "seed")
     assert (code, "fresh has not begun: starting at update 0" in err) == (0, True), err
-    code, _, err = janus(*TRAIN, "--run", "fresh", "--resume", *more)
-    assert (code, "is finished after 2 updates" in err) == (0, True), err
+    ends(janus(*TRAIN, "--run", "fresh", "--resume", *more), 0, "is finished after 2 updates")
     assert digest(Path("fresh/checkpoints/last")) == digest(go(Path("tiny.yaml"), "plain", more[1]) / "last")
     assert janus("decode", "run", "--resume", "--device", "cpu")[0] == 0
     assert janus("distill", "run", "--resume", "--device", "cpu")[0] == 0
@@ -565,22 +540,27 @@ def test_every_resume_begins_what_has_not_begun(trained: Path, janus: Janus) -> 
 # The system's limits
 
 
-def test_a_full_disk_names_what_was_being_written(trained: Path, janus: Janus, monkeypatch: Patch) -> None:
-    def full(source: Path, target: Path) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device", str(source), None, str(target))
+PREPARE = ("preprocess", "--recipe", "tiny.yaml", "--out", "new")
 
-    monkeypatch.setattr(shutil, "copyfile", full)
-    code, _, err = janus("export", "run", "--out", "full")
-    assert (code, "error: full: No space left on device" in err) == (1, True), err
-    code, _, err = janus(*TRAIN, "--run", "other")
-    assert (code, re.search(r"error: other/tokenizer\.\w+: No space left", err) is not None) == (1, True), err
 
-    def nameless(*_: object) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
+@pytest.mark.parametrize(
+    ("owner", "name", "command", "words"),
+    [
+        (shutil, "copyfile", ("export", "run", "--out", "full"), "error: full: No space left on device"),
+        (shutil, "copyfile", (*TRAIN, "--run", "other"), r"error: other/tokenizer\.\w+: No space left"),
+        (StoreWriter, "add", PREPARE, "error: new: No space left on device"),
+        (files.os, "write", PREPARE, r"\.new\.lock: No space left on device\nhint: free some space"),
+    ],
+)
+def test_a_full_disk_names_what_was_being_written(
+    trained: Path, janus: Janus, monkeypatch: Patch, owner: Any, name: str, command: tuple[str, ...], words: str
+) -> None:
+    def full(*given: object) -> None:
+        named = (str(given[0]), None, str(given[1])) if name == "copyfile" else ()
+        raise OSError(errno.ENOSPC, "No space left on device", *named)
 
-    monkeypatch.setattr(StoreWriter, "add", nameless)
-    code, _, err = janus("preprocess", "--recipe", "tiny.yaml", "--out", "new")
-    assert (code, "error: new: No space left on device" in err) == (1, True), err
+    monkeypatch.setattr(owner, name, full)
+    assert re.search(words, ends(janus(*command), 1))
 
 
 def test_too_many_open_files_are_nobodys_damage(trained: Path, janus: Janus, monkeypatch: Patch) -> None:
@@ -589,9 +569,8 @@ def test_too_many_open_files_are_nobodys_damage(trained: Path, janus: Janus, mon
 
     monkeypatch.setattr(store, "_mapped", none_left)
     monkeypatch.setattr(StoreWriter, "__init__", none_left)
-    for command in (TRAIN, ("preprocess", "--recipe", "tiny.yaml", "--out", "new")):
-        code, _, err = janus(*command)
-        assert (code, "error: too many open files\n" in err, "raise `ulimit -n`" in err) == (1, True, True), err
+    for command in (TRAIN, PREPARE):
+        err = ends(janus(*command), 1, "error: too many open files\n", "raise `ulimit -n`")
         assert "--force" not in err
 
 
@@ -600,5 +579,4 @@ def test_ctrl_c_before_the_first_update(tiny_recipe: Path, janus: Janus, monkeyp
         raise KeyboardInterrupt  # a signal would do nothing where the tests were started with SIGINT ignored
 
     monkeypatch.setattr("janus_cli.training.run.build_model", interrupted)
-    code, _, err = janus(*TRAIN, "--run", "run")
-    assert (code, "nothing to save" in err) == (130, True), err
+    ends(janus(*TRAIN, "--run", "run"), 130, "nothing to save")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import signal
 import socket
 import time
@@ -19,6 +18,7 @@ from janus_cli.training import checkpoint
 from janus_cli.training.average import average_checkpoints
 from janus_cli.training.checkpoint import read_checkpoint
 from janus_cli.training.inspect import describe
+from tests.helpers import ends, read_json
 
 # Does three updates and then nothing more.
 STUCK = """
@@ -47,9 +47,7 @@ def test_two_trainings_and_a_dead_one(tiny_recipe: Path, whole: Path) -> None:
     assert code == 7, said
     holder = f"pid {first.pid} on {socket.gethostname()}"
     assert f"run is in use by {holder}, which is suspended (`kill -CONT {first.pid}`)" in said
-    code, said = ended(start(tiny_recipe, "--resume"))
-    assert code == 0, said
-    assert f"{holder} left run without ending its training; taking over" in said
+    ends(ended(start(tiny_recipe, "--resume")), 0, f"{holder} left run without ending its training; taking over")
     assert digest(Path("run/checkpoints/step-000008")) == digest(whole)
     assert "taken over" not in ended(start(tiny_recipe, "--resume"))[1]
 
@@ -93,7 +91,7 @@ def test_two_preparations_at_once_leave_one_whole_folder(tiny_recipe: Path) -> N
     assert any("holds prepared data already" in said for _, said in results)
     assert sorted(path.name for path in Path().iterdir()) == ["out", "tiny.yaml"]
     assert len(open_prepared(recipe_load.load(str(tiny_recipe)), Path("out")).train) == 64
-    assert json.loads(Path("out/manifest.json").read_bytes())["splits"]["train"]["kept"] == 64
+    assert read_json("out/manifest.json")["splits"]["train"]["kept"] == 64
 
 
 def test_a_disk_that_fills_up_while_a_checkpoint_is_written(trained: Path) -> None:
@@ -110,5 +108,4 @@ resource.RLIMIT_FSIZE, ({size // 2}, {size // 2}))"
     assert "Traceback" not in said
     assert list(checkpoint.steps(trained)) == before
     assert not list(trained.glob(".*"))
-    code, said = ended(start(Path(), "--resume", *allow))
-    assert code == 0, said
+    ends(ended(start(Path(), "--resume", *allow)), 0)

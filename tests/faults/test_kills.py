@@ -11,6 +11,7 @@ import pytest
 from processes import digest, ended, go, read_until, start
 
 from janus_cli.training import checkpoint
+from tests.helpers import ends
 
 # Kills itself at the n-th call that touches the disk while the checkpoint of update 4 is written.
 DEADLY = """
@@ -51,8 +52,7 @@ QUICK = ("--set", "training.validate_every=100", "--set", "training.save_every=1
 @pytest.mark.parametrize("every", [12, pytest.param(1, marks=pytest.mark.slow)])
 def test_killed_at_each_step_of_the_commit_protocol(tiny_recipe: Path, whole: Path, every: int) -> None:
     """Some of the calls that touch the disk, the first and the last among them; all of them with -m slow."""
-    code, said = ended(start(tiny_recipe, *QUICK, before=DEADLY.format(at=0)))
-    assert code == 0, said
+    said = ends(ended(start(tiny_recipe, *QUICK, before=DEADLY.format(at=0))), 0)
     calls = int(said.split("calls ")[1].split()[0])
     assert calls > 15
     for at in sorted({*range(1, calls + 1, every), calls}):
@@ -83,7 +83,6 @@ def test_killed_at_random_moments(tiny_recipe: Path, times: int) -> None:
         newest = checkpoint.newest_valid(Path("run/checkpoints"))
         steps.append(newest.state["step"] if newest else 0)
         process = start(tiny_recipe, "--resume")
-    code, said = ended(process)
-    assert code == 0, said
+    ends(ended(process), 0)
     assert steps == sorted(set(steps)), "each time it came further"
     assert digest(Path("run/checkpoints") / final) == expected

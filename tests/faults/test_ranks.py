@@ -22,6 +22,7 @@ from janus_cli import recipe_load
 from janus_cli.data.batching import epoch_batches
 from janus_cli.data.prepared import open_prepared
 from janus_cli.training import checkpoint
+from tests.helpers import ends
 
 ALONE = ("--standalone", "--nproc-per-node", "2")
 ROOT, LOG = Path("run/checkpoints"), Path("run/log.jsonl")
@@ -66,8 +67,7 @@ def must_equal_one_process(objective: str, *changes: str, **more: Any) -> None:
 )
 def test_two_ranks_equal_one_with_accumulation(tiny_recipe: Path, objective: str) -> None:
     """No dropout: each rank draws its own."""
-    code, said = ended(torchrun("--objective", objective, changes=COMMON), 240)
-    assert code == 0, said
+    said = ends(ended(torchrun("--objective", objective, changes=COMMON), 240), 0)
     assert said.count("2 ranks on cpu") == 1  # one voice
     must_equal_one_process(objective)
 
@@ -75,8 +75,7 @@ def test_two_ranks_equal_one_with_accumulation(tiny_recipe: Path, objective: str
 def test_two_ranks_equal_one_where_parts_are_frozen_and_the_mask_is_fresh(tiny_recipe: Path) -> None:
     start = go(Path("tiny.yaml"), "base", "training.updates=1", objective="ar") / "last"
     frozen = ("training.freeze=[embeddings, encoder]", "training.layer_decay=0.5")
-    code, said = ended(torchrun("--objective", "janus", "--from", str(start), changes=(*COMMON, *frozen)), 240)
-    assert code == 0, said
+    ends(ended(torchrun("--objective", "janus", "--from", str(start), changes=(*COMMON, *frozen)), 240), 0)
     must_equal_one_process("janus", *frozen, start=start)
 
 
@@ -220,8 +219,7 @@ def poisoned(self, *arguments):
         self.loss.module.forward = broken
 Trainer.__init__ = poisoned
 """
-    code, said = ended(torchrun(changes=("training.updates=4",), before=poison))
-    assert code == 0, said
+    ends(ended(torchrun(changes=("training.updates=4",), before=poison)), 0)
     (skipped,) = entries(LOG, "skipped")
     assert skipped["step"] == 2, "the update that was skipped"
     recipe = recipe_load.load("tiny.yaml")

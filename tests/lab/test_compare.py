@@ -18,7 +18,7 @@ from janus_cli.core.knobs import JanusObjective
 from janus_cli.files import locked
 from janus_cli.scoring.metrics import score
 from tests.faults import processes
-from tests.helpers import Janus, edit_json, read_json
+from tests.helpers import Janus, edit_json, ends, printed, read_json
 
 QUICK = ("compare", "--recipe", "tiny.yaml", "--threads", "1", "--device", "cpu", "--no-speed")
 AR = ("--objectives", "ar", "--modes", "ar.beam1")
@@ -50,10 +50,8 @@ def outputs(folder: str = "runs/compare-tiny") -> dict[str, int]:
 
 def test_every_system_has_a_row_for_each_mode_that_it_can(compare: Janus) -> None:
     pytest.importorskip("matplotlib")
-    code, out, err = compare(
-        "--objectives", "ar,cmlm,bang", "--steps", "3", "--modes", "ar.beam1,nar4.lb1,nar.eos,semi2", "--seeds", "1,2"
-    )  # fmt: skip
-    assert code == 0, err
+    systems = ("--objectives", "ar,cmlm,bang", "--seeds", "1,2", "--modes", "ar.beam1,nar4.lb1,nar.eos,semi2")
+    out = printed(compare(*systems, "--steps", "3"))
     results = found()
     assert names(results) == ["ar ar.beam1", "cmlm nar4.lb1", "bang ar.beam1", "bang nar.eos", "bang semi2"]
     assert [each["training"]["updates"] for each in results["systems"]] == [3] * 6
@@ -94,17 +92,14 @@ def test_a_damaged_draft_head_matters_only_where_it_drafts(compare: Janus) -> No
     assert compare(*command, "ar.beam1")[0] == 0
     (folder,) = Path("runs/compare-tiny").glob("ar.seed*/checkpoints/last")
     (folder / "draft-head.safetensors").touch()
-    code, _, err = compare(*command, "ar.beam1,ar.beam2")
-    assert code == 0, err
+    ends(compare(*command, "ar.beam1,ar.beam2"), 0)
 
 
 def test_the_same_command_continues_and_a_larger_budget_trains_further(compare: Janus) -> None:
     command = ("--objectives", "ar,cmlm", "--modes", "ar.beam1,nar1.lb1", "--steps")
     assert compare(*command, "2")[0] == 0
     first, written = found(), outputs()
-    code, _, err = compare(*command, "2")
-    assert code == 0
-    assert "more --steps trains on" in err
+    err = ends(compare(*command, "2"), 0, "more --steps trains on")
     assert "--allow-change" not in err
     assert outputs() == written, "nothing is decoded again"
     for more in ([], ["--dry-run"]):
@@ -116,8 +111,7 @@ def test_the_same_command_continues_and_a_larger_budget_trains_further(compare: 
     assert compare(*command, "4")[0] == 0
     assert [each["training"]["updates"] for each in found()["systems"]] == [4, 4]
     assert "not the same budget" not in TABLE.read_text()
-    code, out, _ = compare(*command, "3")
-    assert code == 0
+    out = printed(compare(*command, "3"))
     assert "not the same budget: ar.seed1" in out
     assert "3 updates each (but where the table says otherwise)" in out
     assert '"kind": "resumed", "step": 2' in Path("runs/compare-tiny/ar.seed1/log.jsonl").read_text()
@@ -159,9 +153,7 @@ def test_a_mean_that_is_there_stays_with_its_draft_head(compare: Janus) -> None:
 def test_what_a_smaller_table_loses_is_said(compare: Janus) -> None:
     both = ("--modes", "ar.beam1", "--steps", "2", "--objectives")
     assert compare(*both, "ar,janus")[0] == 0
-    code, _, err = compare(*both, "janus")
-    assert code == 0
-    assert "no longer has ar ar.beam1" in err
+    ends(compare(*both, "janus"), 0, "no longer has ar ar.beam1")
     assert "no longer has" not in compare(*both, "ar,janus")[2]
     assert len(found()["rows"]) == 2
     edit_json(TABLE.with_suffix(".json"), rows=[{**row, "speed": {"p50": 1}} for row in found()["rows"]])
@@ -199,9 +191,7 @@ def test_texts_are_kept_for_the_same_weights_text_and_options_only(compare: Janu
 def test_a_rate_that_falls_to_suit_the_updates_allows_no_more(compare: Janus) -> None:
     command = (*AR, "--set", "training.schedule=cosine", "--steps")
     assert compare(*command, "2")[0] == 0
-    code, _, err = compare(*command, "4")
-    assert code == 2
-    assert "ar.seed1 was trained for 2 updates, and its learning rate (cosine)" in err
+    ends(compare(*command, "4"), 2, "ar.seed1 was trained for 2 updates, and its learning rate (cosine)")
     assert compare(*command, "4", "--force")[0] == 0
 
 
@@ -225,9 +215,7 @@ def test_data_without_a_test_split_is_found_before_anything_is_trained(compare: 
     del files["test.source.txt"]
     edit_json(manifest, files=files)
     for more in ([], ["--dry-run"]):
-        code, _, err = compare(*AR, "--steps", "1", "--out", "other", *more)
-        assert code == 3
-        assert "has no test split, which a comparison decodes" in err
+        ends(compare(*AR, "--steps", "1", "--out", "other", *more), 3, "has no test split, which a comparison decodes")
         assert not Path("other").exists()
 
 
@@ -242,10 +230,7 @@ def test_data_that_no_system_can_use_is_found_before_anything_is_trained(
     assert compare("--objectives", "ar", "--dry-run")[0] == 0
     if "--set" in more:
         assert compare(*AR, "--steps", "1", "--out", "first")[0] == 0
-    code, out, err = compare("--objectives", "ar,cmlm", "--steps", "1", *more)
-    assert (code, out) == (3, "")
-    assert thing in err
-    assert "hint:" in err
+    ends(compare("--objectives", "ar,cmlm", "--steps", "1", *more), 3, thing, "hint:", out="")
     assert not Path("runs").exists()
 
 
@@ -262,8 +247,7 @@ def test_a_variant_may_have_updates_of_its_own_and_the_cost_of_each_is_told(comp
     """So that systems whose updates cost differently can be compared at equal cost."""
     systems = ("--objectives", "ar,janus", "--variant", "longer: ar training.updates=0x8 training.schedule=cosine")
     for _ in range(2):  # the second call continues, and finds nothing to do
-        code, out, err = compare(*systems, "--steps", "4", "--modes", "ar.beam1")
-        assert code == 0, err
+        out = printed(compare(*systems, "--steps", "4", "--modes", "ar.beam1"))
         assert "not the same budget" not in out
         assert "4 updates each (but where the table says otherwise)" in out
     ar, janus, longer = (each["training"] for each in found()["systems"])
@@ -274,8 +258,7 @@ def test_a_variant_may_have_updates_of_its_own_and_the_cost_of_each_is_told(comp
 
 
 def test_what_is_scored_by_exact_match_is_scored_by_edit_distance_too(compare: Janus) -> None:
-    code, _, err = compare(*AR, "--steps", "2", "--metric", "exact")
-    assert code == 0, err
+    ends(compare(*AR, "--steps", "2", "--metric", "exact"), 0)
     assert list(found()["rows"][0]["scores"]) == ["exact", "edit"]
 
 
@@ -321,9 +304,7 @@ def test_all_rows_are_timed_in_turn_and_what_fails_says_why(compare: Janus) -> N
 def test_mistakes_are_found_before_anything_is_trained(compare: Janus, arguments: list[str], words: str) -> None:
     Path("theirs").mkdir()
     Path("theirs/letter.txt").write_text("dear")
-    code, out, err = compare(*arguments)
-    assert (code, out) == (2, "")
-    assert words in err
+    ends(compare(*arguments), 2, words, out="")
     assert not Path("runs").exists()
     if "--out" in arguments:
         assert compare(*arguments, "--dry-run")[0] == 2
@@ -360,8 +341,7 @@ def test_variants_are_systems_of_their_own(compare: Janus) -> None:
         "--objectives", "ar", "--variant", "glance: janus objective.glance=0.5 'objective.noise={full: 1.0}'",
         "--steps", "2", "--modes", "ar.beam1,nar1.lb1", "--from", "base/ar.seed1",
     )  # fmt: skip
-    code, out, err = compare(*command)
-    assert code == 0, err
+    out = printed(compare(*command))
     assert names(found()) == ["ar ar.beam1", "glance ar.beam1", "glance nar1.lb1"]
     assert "* glance: janus with objective.glance=0.5 objective.noise={full: 1.0}" in out
     origin = Path("base/ar.seed1/checkpoints/best").resolve()
@@ -374,15 +354,12 @@ def test_variants_are_systems_of_their_own(compare: Janus) -> None:
     assert compare(*command)[0] == 0  # what exists already is kept
     assert compare(*command[:-2])[0] == 0  # nothing new is asked for
     for more in (["--objectives", "ar,janus"], ["--from", "runs/compare-tiny/glance.seed1"]):
-        code, _, err = compare(*first[:-2], *more)
-        assert code == 2
-        assert f"not all would begin with the same weights: ar.seed1 with {origin}" in err
+        ends(compare(*first[:-2], *more), 2, f"not all would begin with the same weights: ar.seed1 with {origin}")
 
 
 def test_the_table_is_that_of_one_after_the_other(compare: Janus) -> None:
     what = ("--objectives", "ar,cmlm", "--steps", "3", "--average", "2", "--set", "training.save_every=1", *MODES)
-    code, _, err = compare(*what, "--out", "together", "--jobs", "2")
-    assert code == 0, err
+    err = ends(compare(*what, "--out", "together", "--jobs", "2"), 0)
     assert err.count("is finished after 3 updates") == 2
     assert set(outputs("together")) == {
         f"{row}.{kind}" for row in ("ar.seed1.ar.beam1", "cmlm.seed1.nar4.lb1") for kind in ("txt", "json")
@@ -426,10 +403,8 @@ def test_a_signal_reaches_every_training_and_each_saves(tiny_recipe: Path, jobs:
         assert time.monotonic() < until
         time.sleep(0.2)
     process.send_signal(signal.SIGTERM)
-    code, said = processes.ended(process)
-    assert code == 128 + signal.SIGTERM, said
+    said = ends(processes.ended(process), 128 + signal.SIGTERM, "hint: the same command continues")
     assert "every training that ran was saved" in said or jobs == 1
-    assert "hint: the same command continues" in said
     assert "Traceback" not in said
     assert "rows" not in found()
     for log in logs:
@@ -442,8 +417,6 @@ def test_a_bench_that_is_stopped_keeps_nothing_and_says_so(trained: Path) -> Non
     process = processes.janus("bench", "run", "--mode", "ar.beam1", "--repeats", "100000", "--device", "cpu")
     processes.read_until(process, "quality on")
     process.send_signal(signal.SIGTERM)
-    code, said = processes.ended(process)
-    assert code == 128 + signal.SIGTERM, said
-    assert "hint: nothing is kept" in said
+    said = ends(processes.ended(process), 128 + signal.SIGTERM, "hint: nothing is kept")
     assert "Traceback" not in said
     assert not Path("run/bench").exists()

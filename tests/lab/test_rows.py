@@ -72,19 +72,13 @@ def test_rows_are_picked_by_mode_label_or_start_and_keep_their_order(names: list
         ("janus", "ar.beam12", {"mode": "ar", "beam": 12}),
         ("janus", "nar20.lb3", {"mode": "nar", "iters": 20, "length_beam": 3, "rerank": "none"}),
         ("janus", "nar6.lb3.rerank", {"mode": "nar", "iters": 6, "length_beam": 3, "rerank": "ar"}),
-        (
-            "janus",
-            "nar6.lb7.rerank.keep2",
-            {"mode": "nar", "iters": 6, "length_beam": 7, "keep_lengths": 2, "rerank": "ar"},
-        ),
-        (
-            "janus",
-            "nar4.lb5.rerank-nar.keep0",
-            {"mode": "nar", "iters": 4, "length_beam": 5, "keep_lengths": 0, "rerank": "nar"},
-        ),
+        ("janus", "nar6.lb7.rerank.keep2",
+         {"mode": "nar", "iters": 6, "length_beam": 7, "keep_lengths": 2, "rerank": "ar"}),
+        ("janus", "nar4.lb5.rerank-nar.keep0",
+         {"mode": "nar", "iters": 4, "length_beam": 5, "keep_lengths": 0, "rerank": "nar"}),
         ("bang", "semi7", {"mode": "semi", "block": 7}),
     ],
-)
+)  # fmt: skip
 def test_a_row_may_have_any_numbers(objective: str, name: str, options: dict[str, object]) -> None:
     plan = select(recipe_load.load("demo", (), objective), [name]).plans[name]
     assert plan.label.removesuffix(".norepeats") == name  # what bang brings is no part of the row

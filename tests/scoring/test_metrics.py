@@ -16,14 +16,7 @@ from sacrebleu.metrics.ter import TER
 
 from janus_cli.errors import DataError, UsageError
 from janus_cli.measures import GROUPS
-from janus_cli.scoring.metrics import (
-    METRICS,
-    edit_distance,
-    expand,
-    looks_tokenised,
-    score,
-    split_compounds,
-)
+from janus_cli.scoring.metrics import METRICS, edit_distance, expand, looks_tokenised, score, split_compounds
 
 MAT, A_MAT = "the cat sat on the mat", "the cat sat on a mat"
 

@@ -13,7 +13,7 @@ from janus_cli import recipe_load, runs
 from janus_cli.recipe import Recipe
 from tests.conftest import TINY_RECIPE
 from tests.faults.processes import digest
-from tests.helpers import Janus, read_json, sets
+from tests.helpers import Janus, ends, read_json, sets
 
 SHAPE = (  # of the run in `trained`, which no line of the recipe below repeats
     ("width", 16), ("feedforward", 32), ("heads", 2), ("encoder_layers", 1), ("decoder_layers", 1), ("max_length", 64),
@@ -60,10 +60,8 @@ def test_a_recipe_of_another_shape_fits_without_a_change(task: Path, janus: Janu
     assert None not in limits
     more = [*sets("training.updates=2"), "--allow-change", "training.updates"]
     shutil.copytree("fine", "again", symlinks=True)
-    code, _, err = janus("train", "--resume", "fine", *more)
-    assert code == 0, err
-    code, _, err = janus("train", "--resume", "again", "--recipe", "task.yaml", *more)
-    assert code == 0, err
+    ends(janus("train", "--resume", "fine", *more), 0)
+    ends(janus("train", "--resume", "again", "--recipe", "task.yaml", *more), 0)
     assert digest(Path("fine/checkpoints/last")) == digest(Path("again/checkpoints/last"))
     assert janus(*TRAIN, "--run", "whole")[0] == 0  # finds its data prepared
     assert digest(Path("whole/checkpoints/last")) == digest(Path("fine/checkpoints/last"))
@@ -100,9 +98,7 @@ def test_what_fits_may_be_asked_for(task: Path, janus: Janus) -> None:
     """One layer more is fresh; CMLMC has the second attention that it needs."""
     code, _, err = janus(*TRAIN, "--run", "deep", "--dry-run", *sets("model.decoder_layers=2"))
     assert code == 3, err  # no data yet, and nothing else is amiss
-    code, _, err = janus(*TRAIN, "--run", "cmlmc", "--objective", "cmlmc", *sets("training.updates=1"))
-    assert code == 0, err
-    assert "fresh: " in err
+    ends(janus(*TRAIN, "--run", "cmlmc", "--objective", "cmlmc", *sets("training.updates=1")), 0, "fresh: ")
     model = recipe_of("cmlmc").model
     assert (model.causal_attention, model.embedding, shape(recipe_of("cmlmc"))) == (True, "concat", SHAPE)
 
@@ -114,15 +110,13 @@ def test_a_dry_run_without_data_checks_the_rest_and_names_the_command(trained: P
             Path("text", f"{split}.{side}").write_text("ba du\nri mo\n" * 9)
     Path("task.yaml").write_text(TASK)
     command = (*TRAIN, "--run", "fine", "--data-dir", "text")
-    code, _, err = janus(*command, "--dry-run")
-    assert code == 3, err
+    err = ends(janus(*command, "--dry-run"), 3)
     assert not Path("fine").exists()
     hint = next(line for line in err.splitlines() if "janus preprocess" in line)
     words = shlex.split(re.sub(r".*?janus (preprocess .*)", r"\1", hint))
     assert words == ["preprocess", "--recipe", "task.yaml", "--from", "run", "--data-dir", "text"]
     assert janus(*words)[0] == 0
-    code, _, err = janus(*command, "--dry-run")
-    assert code == 0, err
+    ends(janus(*command, "--dry-run"), 0)
 
 
 def test_text_that_was_named_when_the_recipe_was_prepared_is_not_guessed(trained: Path, janus: Janus) -> None:
@@ -132,14 +126,12 @@ def test_text_that_was_named_when_the_recipe_was_prepared_is_not_guessed(trained
     Path("task.yaml").write_text(TASK.replace("synthetic: {train: 48, valid: 8, test: 8}, ", ""))
     files = ("--train", "a.src", "a.tgt", "--valid", "b.src", "b.tgt")
     assert janus("preprocess", "--recipe", "task.yaml", *files, *sets("tokenizer.vocabulary=20"))[0] == 0
-    code, _, err = janus(*TRAIN, "--run", "fine")
-    assert code == 3, err
+    err = ends(janus(*TRAIN, "--run", "fine"), 3)
     hint = next(line for line in err.splitlines() if "janus preprocess" in line)
     words = shlex.split(re.sub(r".*?janus (preprocess .*)", r"\1", hint))
     assert {"--from", "--train", "--valid"} <= set(words)
     assert janus(*words)[0] == 0
-    code, _, err = janus(*TRAIN, "--run", "fine")
-    assert code == 0, err
+    ends(janus(*TRAIN, "--run", "fine"), 0)
     assert shape(recipe_of("fine")) == SHAPE
 
 
@@ -147,8 +139,7 @@ def test_named_data_with_another_tokenizer_is_refused_and_the_hint_makes_the_rig
     task: Path, janus: Janus
 ) -> None:
     assert janus("preprocess", "--recipe", "task.yaml", "--out", "other")[0] == 0
-    code, _, err = janus(*TRAIN, "--run", "fine", "--prepared", "other")
-    assert (code, "another tokenizer than other" in err) == (4, True), err
+    err = ends(janus(*TRAIN, "--run", "fine", "--prepared", "other"), 4, "another tokenizer than other")
     words = shlex.split(re.search(r"janus (preprocess [^;]*)", err)[1])  # type: ignore[index]
     assert janus(*words)[0] == 0
     assert janus(*TRAIN, "--run", "fine")[0] == 0
@@ -158,19 +149,16 @@ def test_systems_of_a_comparison_have_the_shape_of_the_run(task: Path, janus: Ja
     """Also when the same command trains them on."""
     compare = ("compare", "--recipe", "task.yaml", "--objectives", "ar", "--modes", "ar.beam1", "--device", "cpu")
     begun = (*compare, "--no-speed", "--out", "compared", "--steps")
-    code, _, err = janus(*begun, "1", "--from", "run")
-    assert code == 0, err
+    ends(janus(*begun, "1", "--from", "run"), 0)
     assert shape(recipe_of("compared/ar.seed1")) == SHAPE
-    code, _, err = janus(*begun, "2")
-    assert code == 0, err
+    ends(janus(*begun, "2"), 0)
     assert read_json("compared/ar.seed1/checkpoints/last/state.json")["step"] == 2
 
 
 def test_an_export_and_a_checkpoint_will_do(task: Path, janus: Janus) -> None:
     assert janus("export", "run", "--format", "safetensors", "--out", "light")[0] == 0
     for start in ("light", "run/checkpoints/step-000006"):
-        code, _, err = janus(*TRAIN[:3], "--from", start, "--run", "fine", "--force", "--device", "cpu")
-        assert code == 0, err
+        ends(janus(*TRAIN[:3], "--from", start, "--run", "fine", "--force", "--device", "cpu"), 0)
         assert shape(recipe_of("fine")) == SHAPE
 
 

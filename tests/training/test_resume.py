@@ -25,6 +25,7 @@ from janus_cli.system import usable_cores
 from janus_cli.training import trainer as trainer_module
 from janus_cli.training.trainer import LossModule, Trainer
 from tests.faults.processes import digest, entries, go, make_trainer, relabel, state
+from tests.helpers import Capture, Janus, Patch, ends
 
 LOG = Path("run/log.jsonl")
 DATA = Path("data/tiny.src-tgt")
@@ -49,9 +50,7 @@ def test_stop_and_resume_equals_not_stopping(
     assert entries(LOG, "train")[-1]["epoch"] >= 1
 
 
-def signal_at(
-    monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, at: int, number: signal.Signals = signal.SIGTERM
-) -> None:
+def signal_at(monkeypatch: Patch, owner: Any, name: str, at: int, number: signal.Signals = signal.SIGTERM) -> None:
     """A signal at the n-th call of a function."""
     plain, calls = getattr(owner, name), iter(range(1, 10**6))
 
@@ -79,7 +78,7 @@ PLACES: dict[str, tuple[Callable[[int], int], signal.Signals, int]] = {  # by th
 
 
 @pytest.mark.parametrize("place", PLACES)
-def test_a_signal_at_any_update(tiny_recipe: Path, monkeypatch: pytest.MonkeyPatch, place: str) -> None:
+def test_a_signal_at_any_update(tiny_recipe: Path, monkeypatch: Patch, place: str) -> None:
     where, number, code = PLACES[place]
     batches = len(list(epoch_batches(make_trainer(tiny_recipe).prepared.train, 256, 1, 0)))
     assert batches > 4
@@ -104,9 +103,7 @@ def test_a_signal_at_any_update(tiny_recipe: Path, monkeypatch: pytest.MonkeyPat
 
 
 @pytest.mark.parametrize("batch", [4, 6])
-def test_a_signal_inside_a_window_stops_at_its_edge(
-    tiny_recipe: Path, monkeypatch: pytest.MonkeyPatch, batch: int
-) -> None:
+def test_a_signal_inside_a_window_stops_at_its_edge(tiny_recipe: Path, monkeypatch: Patch, batch: int) -> None:
     """Windows of three batches; the signal comes at the first or the last batch of the second one."""
     changes = ("training.accumulate=3", "training.validate_every=100", "training.updates=5")
     with monkeypatch.context() as patch:
@@ -119,9 +116,7 @@ def test_a_signal_inside_a_window_stops_at_its_edge(
     assert digest(resumed) == digest(go(tiny_recipe, "whole", *changes) / "step-000005")
 
 
-def test_the_mean_of_the_weights_begins_with_the_first_good_update(
-    tiny_recipe: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_mean_of_the_weights_begins_with_the_first_good_update(tiny_recipe: Path, monkeypatch: Patch) -> None:
     plain = Trainer.backward
 
     def poison(self: Trainer, *arguments: Any) -> Any:
@@ -146,9 +141,7 @@ def test_the_same_seed_gives_the_same_weights_and_another_one_others(tiny_recipe
     assert one == two != other
 
 
-def test_resume_with_other_accumulation_starts_at_the_same_sentence(
-    tiny_recipe: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_resume_with_other_accumulation_starts_at_the_same_sentence(tiny_recipe: Path, monkeypatch: Patch) -> None:
     """The position is a batch of the epoch, whatever a window was."""
     last = go(tiny_recipe, "run", "training.updates=2", "training.accumulate=2") / "last"
     assert (state(last)["epoch"], state(last)["batch"]) == (0, 4)
@@ -165,9 +158,7 @@ def test_resume_with_other_accumulation_starts_at_the_same_sentence(
     assert read[:6] == expected[4:10], "the rest of the epoch, each batch once"
 
 
-def test_resume_with_other_batches_reads_the_rest_of_the_epoch(
-    tiny_recipe: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_resume_with_other_batches_reads_the_rest_of_the_epoch(tiny_recipe: Path, monkeypatch: Patch) -> None:
     """FAULTS 18: each sentence once an epoch, whatever becomes of training.batch_tokens, also over two resumes."""
     read, load_batch = list[list[int]](), trainer_module.load_batch
 
@@ -216,7 +207,7 @@ def test_a_damaged_checkpoint_takes_no_place_from_a_whole_one(trained: Path) -> 
     ]  # fmt: skip
 
 
-def test_a_finished_run_is_left_alone(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_finished_run_is_left_alone(trained: Path, monkeypatch: Patch) -> None:
     def times() -> dict[Path, int]:
         return {file: file.stat().st_mtime_ns for file in Path("run").rglob("*") if file.name != ".lock"}
 
@@ -234,7 +225,7 @@ def test_what_may_change_changes(trained: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["ranks", "precision", "threads"])
-def test_what_no_longer_rounds_alike_is_said(trained: Path, capsys: pytest.CaptureFixture[str], name: str) -> None:
+def test_what_no_longer_rounds_alike_is_said(trained: Path, capsys: Capture, name: str) -> None:
     """`auto` may mean another precision on the machine that a run is resumed on."""
     last = (trained / "last").resolve()
     now = state(last)[name]
@@ -279,7 +270,7 @@ def test_other_data_is_refused(trained: Path, split: str) -> None:
 
 
 def test_data_that_is_gone_comes_back_with_the_tokenizer_of_the_run(
-    tiny_recipe: Path, shell: Callable[..., tuple[int, str, str]], monkeypatch: pytest.MonkeyPatch
+    tiny_recipe: Path, shell: Janus, monkeypatch: Patch
 ) -> None:
     """Another version of janus, or of SentencePiece, trains another tokenizer on the same text."""
     few = ("--set", "training.updates=2")
@@ -287,32 +278,24 @@ def test_data_that_is_gone_comes_back_with_the_tokenizer_of_the_run(
         earlier.setattr(tokenizer, "INSIDE", tokenizer.NAMES)
         assert shell("train", "--recipe", str(tiny_recipe), *few)[0] == 0
     shutil.rmtree("data")
-    code, _, err = shell("train", "--resume")
-    assert (code, "is not the data that runs/tiny-janus was trained on" in err) == (4, True), err
+    err = ends(shell("train", "--resume"), 4, "is not the data that runs/tiny-janus was trained on")
     again = shlex.split(err.split("with the run's: ")[1])
     assert "tokenizer.reuse=runs/tiny-janus" in again
-    code, _, err = shell("distill", "--run", "runs/tiny-janus", "--out", "data/d")
-    assert (code, "tokenizer.reuse=runs/tiny-janus" in err) == (3, True), err
+    ends(shell("distill", "--run", "runs/tiny-janus", "--out", "data/d"), 3, "tokenizer.reuse=runs/tiny-janus")
     assert shell(*again[1:])[0] == 0
-    code, _, err = shell("train", "--resume")
-    assert (code, "is finished after 2 updates" in err) == (0, True), err
-    code, _, err = shell("distill", "--run", "runs/tiny-janus", "--out", "data/d", "--beam", "1")
-    assert (code, "written to data/d" in err) == (0, True), err
+    ends(shell("train", "--resume"), 0, "is finished after 2 updates")
+    ends(shell("distill", "--run", "runs/tiny-janus", "--out", "data/d", "--beam", "1"), 0, "written to data/d")
 
 
-def test_data_that_is_gone_is_prepared_again_from_the_files_that_were_named(
-    empty_folder: Path, shell: Callable[..., tuple[int, str, str]]
-) -> None:
+def test_data_that_is_gone_is_prepared_again_from_the_files_that_were_named(empty_folder: Path, shell: Janus) -> None:
     """The recipe names no text: without these files there is none."""
     Path("mine.csv").write_text("a,b\n" + "one two,two one\n" * 30)
     Path("mine.yaml").write_text(MINE)
     made = ("--recipe", "mine.yaml", "--train", "mine.csv", "--valid", "mine.csv", "--out", "made")
-    code, _, err = shell("preprocess", *made)
-    assert code == 0, err
+    ends(shell("preprocess", *made), 0)
     assert shell("train", "--recipe", "mine.yaml", "--prepared", "made", "--run", "run")[0] == 0
     shutil.rmtree("made")
-    code, _, err = shell("train", "--resume", "--run", "run")
-    assert (code, "is gone" in err) == (3, True), err
+    err = ends(shell("train", "--resume", "--run", "run"), 3, "is gone")
     assert shell(*shlex.split(err.split("hint: ")[1])[1:])[0] == 0
     assert "is finished after 1 updates" in shell("train", "--resume", "--run", "run")[2]
 
@@ -331,7 +314,7 @@ def test_a_run_that_was_killed_before_it_said_that_it_is_done_says_so_later(tiny
 
 @pytest.mark.parametrize(("stops", "validate_every"), [((3, 5), 100), ((3,), 3), ((6,), 3)])
 def test_a_run_that_was_stopped_keeps_the_checkpoints_of_one_that_was_not(
-    tiny_recipe: Path, monkeypatch: pytest.MonkeyPatch, stops: tuple[int, ...], validate_every: int
+    tiny_recipe: Path, monkeypatch: Patch, stops: tuple[int, ...], validate_every: int
 ) -> None:
     """So their averages are equal, too, and so is the best one. A stop comes before a save, or in a validation."""
     changes = ("training.updates=8", "training.save_every=2", f"training.validate_every={validate_every}")
@@ -351,7 +334,7 @@ def test_a_run_that_was_stopped_keeps_the_checkpoints_of_one_that_was_not(
     assert best[0] == best[1] in kept[0]
 
 
-def test_stops_push_no_regular_checkpoint_out(tiny_recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_stops_push_no_regular_checkpoint_out(tiny_recipe: Path, monkeypatch: Patch) -> None:
     """However often a training is stopped between two saves, it keeps what it saved itself, and two that stops made."""
     changes = ("training.updates=12", "training.save_every=4", "training.keep_last=2", "training.validate_every=100")
     for stop in (9, 1, 1):
@@ -365,9 +348,7 @@ def test_stops_push_no_regular_checkpoint_out(tiny_recipe: Path, monkeypatch: py
     assert kept == [[4, 8, 10, 11], [8, 12]]
 
 
-def test_checkpoints_of_stops_are_kept_until_there_is_a_regular_one(
-    tiny_recipe: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_checkpoints_of_stops_are_kept_until_there_is_a_regular_one(tiny_recipe: Path, monkeypatch: Patch) -> None:
     """Else a machine that is often taken away would have one checkpoint alone, which may be damaged."""
     for resume in (False, True):
         with monkeypatch.context() as patch:
@@ -377,9 +358,7 @@ def test_checkpoints_of_stops_are_kept_until_there_is_a_regular_one(
     assert sorted(folder.name for folder in Path("run/checkpoints").glob("step-*")) == ["step-000002", "step-000004"]
 
 
-def test_decoding_says_that_a_training_is_not_done(
-    tiny_recipe: Path, shell: Callable[..., tuple[int, str, str]]
-) -> None:
+def test_decoding_says_that_a_training_is_not_done(tiny_recipe: Path, shell: Janus) -> None:
     go(tiny_recipe, "run", "training.updates=4", "training.save_every=2")
     for log, unfinished in (
         (whole := Path("run/log.jsonl").read_bytes(), False),

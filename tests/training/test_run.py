@@ -23,6 +23,7 @@ from janus_cli.training import run as run_module
 from janus_cli.training.inspect import describe_run
 from janus_cli.training.log import Log
 from tests.faults.processes import digest, entries, go
+from tests.helpers import Capture, Patch
 
 ONE = "training.updates=1"
 RECIPE = Path("tiny.yaml")
@@ -144,7 +145,7 @@ def test_a_missing_parent_is_made_and_a_dry_run_writes_nothing(trained: Path) ->
     assert (go(RECIPE, "deep/down/run", ONE) / "last").is_dir()
 
 
-def test_data_is_prepared_on_the_way_and_found_again(tiny_recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_data_is_prepared_on_the_way_and_found_again(tiny_recipe: Path, capsys: Capture) -> None:
     whole = go(tiny_recipe, "whole", "training.updates=2")
     assert "data/tiny.src-tgt is not there yet: preparing it first" in capsys.readouterr().err
     Path("data/tiny.src-tgt").rename("elsewhere")
@@ -152,12 +153,12 @@ def test_data_is_prepared_on_the_way_and_found_again(tiny_recipe: Path, capsys: 
     assert digest(go(tiny_recipe, "run", "training.updates=2", resume=True) / "last") == digest(whole / "last")
 
 
-def test_made_up_text_of_another_seed_is_said(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_made_up_text_of_another_seed_is_said(trained: Path, capsys: Capture) -> None:
     go(RECIPE, "other", ONE, seed=5)
     assert "data/tiny.src-tgt is text made from seed 1, the training has seed 5" in capsys.readouterr().err
 
 
-def test_a_run_that_could_not_begin_begins_when_it_can(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_that_could_not_begin_begins_when_it_can(trained: Path, monkeypatch: Patch) -> None:
     def full(path: Path, data: bytes) -> None:
         if path.parent.name == "new":
             raise OSError(28, "No space left on device", str(path))
@@ -171,7 +172,7 @@ def test_a_run_that_could_not_begin_begins_when_it_can(trained: Path, monkeypatc
     assert entries(Path("new/log.jsonl"), "done")
 
 
-def test_decoding_is_offered_once_there_is_a_checkpoint(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_decoding_is_offered_once_there_is_a_checkpoint(trained: Path, monkeypatch: Patch) -> None:
     def full(folder: Path, *_: Any) -> None:
         raise CheckpointError(f"{folder} could not be written")
 
@@ -184,7 +185,7 @@ def test_decoding_is_offered_once_there_is_a_checkpoint(trained: Path, monkeypat
     assert explained("new")["decode"] == "janus decode --run new"
 
 
-def test_weights_are_those_of_the_other_run(tiny_recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_weights_are_those_of_the_other_run(tiny_recipe: Path, capsys: Capture) -> None:
     """A learning rate of almost nothing leaves them where they were; the length head, which AR lacks, is fresh."""
     go(tiny_recipe, "ar", objective="ar")
     go(tiny_recipe, "janus", ONE, "training.learning_rate=1e-30", objective="janus", start=Path("ar"))
@@ -213,16 +214,14 @@ def test_a_checkpoint_that_changed_meanwhile_is_not_begun_from(trained: Path) ->
         go(RECIPE, "new", resume=True)
 
 
-def test_tensorboard_or_the_hint(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tensorboard_or_the_hint(trained: Path, monkeypatch: Patch) -> None:
     monkeypatch.setitem(sys.modules, "tensorboard", None)
     with pytest.raises(UsageError) as problem:
         go(RECIPE, "new", "training.tensorboard=true", ONE)
     assert "[tensorboard]" in problem.value.message + problem.value.hint
 
 
-def test_a_full_disk_costs_a_warning_each(
-    tiny_recipe: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_full_disk_costs_a_warning_each(tiny_recipe: Path, monkeypatch: Patch, capsys: Capture) -> None:
     class Full:
         def add_scalar(self, *_: Any) -> None:
             raise OSError(28, "No space left on device")
@@ -307,7 +306,7 @@ def test_a_run_whose_text_was_changed_is_told_where_its_weights_may_go(own: Path
     assert "janus train --from" in problem.value.hint
 
 
-def test_starting_over_counts_what_it_removes(tiny_recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_starting_over_counts_what_it_removes(tiny_recipe: Path, capsys: Capture) -> None:
     checkpoints = go(tiny_recipe, "run", "training.updates=2", "training.save_every=1")
     Path("run/decode").mkdir()
     Path("run/decode/test.ar.txt").write_text("a\n")
@@ -325,8 +324,6 @@ def test_starting_over_counts_what_it_removes(tiny_recipe: Path, capsys: pytest.
 
 
 @pytest.mark.parametrize(("warmup", "warned"), [(1, False), (2, True)])
-def test_a_warm_up_that_does_not_end_is_said(
-    tiny_recipe: Path, capsys: pytest.CaptureFixture[str], warmup: int, warned: bool
-) -> None:
+def test_a_warm_up_that_does_not_end_is_said(tiny_recipe: Path, capsys: Capture, warmup: int, warned: bool) -> None:
     go(tiny_recipe, "run", ONE, f"training.warmup={warmup}")
     assert ("training.warmup" in capsys.readouterr().err) == warned

@@ -1,7 +1,6 @@
 """The learning rate of a training that is resumed with other knobs."""
 
 import re
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +8,8 @@ import pytest
 
 from janus_cli.recipe import Training
 from janus_cli.training.resume import jump
+from tests.helpers import Janus
 
-Janus = Callable[..., tuple[int, str, str]]
 COSINE: dict[str, Any] = {"updates": 100, "warmup": 10, "learning_rate": 1.0, "schedule": "cosine"}
 
 

@@ -24,6 +24,7 @@ from janus_cli.recipe import Training
 from janus_cli.training.trainer import LossModule, Trainer, dropout_seed, learning_rate, micro_batches, plan_of
 from janus_cli.world import World, autocast, product_rate, resolve_precision
 from tests.faults.processes import entries, make_trainer
+from tests.helpers import Patch
 
 CPU = torch.device("cpu")
 LOG = Path("log.jsonl")
@@ -172,7 +173,7 @@ def test_parts_have_the_gradient_of_the_whole(tiny_recipe: Path, objective: str)
     must_be_close(whole, parts)
 
 
-def fits(monkeypatch: pytest.MonkeyPatch, most: int) -> list[int]:
+def fits(monkeypatch: Patch, most: int) -> list[int]:
     """Batches of more than `most` sentences do not fit into memory; the list tells of what size each one was."""
     plain, sizes = LossModule.forward, list[int]()
 
@@ -186,9 +187,7 @@ def fits(monkeypatch: pytest.MonkeyPatch, most: int) -> list[int]:
     return sizes
 
 
-def test_a_batch_that_does_not_fit_is_halved_and_gives_the_same_gradient(
-    tiny_recipe: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_batch_that_does_not_fit_is_halved_and_gives_the_same_gradient(tiny_recipe: Path, monkeypatch: Patch) -> None:
     whole, halved = make_trainer(tiny_recipe, *PLAIN), make_trainer(tiny_recipe, *PLAIN)
     window = next(whole.windows())
     whole.update(window)
@@ -200,9 +199,7 @@ def test_a_batch_that_does_not_fit_is_halved_and_gives_the_same_gradient(
     must_be_close(whole, halved)
 
 
-def test_what_does_not_fit_in_halves_is_skipped_and_in_the_end_fatal(
-    tiny_recipe: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_does_not_fit_in_halves_is_skipped_and_in_the_end_fatal(tiny_recipe: Path, monkeypatch: Patch) -> None:
     trainer = make_trainer(tiny_recipe, "training.max_bad_steps=3")
     fits(monkeypatch, 0)
     windows = trainer.windows()
@@ -220,9 +217,7 @@ def test_what_does_not_fit_in_halves_is_skipped_and_in_the_end_fatal(
 
 
 @pytest.mark.parametrize("problem", [torch.OutOfMemoryError("CUDA out of memory"), NO_MEMORY])
-def test_no_room_for_what_the_optimiser_keeps(
-    tiny_recipe: Path, monkeypatch: pytest.MonkeyPatch, problem: RuntimeError
-) -> None:
+def test_no_room_for_what_the_optimiser_keeps(tiny_recipe: Path, monkeypatch: Patch, problem: RuntimeError) -> None:
     def step() -> None:
         raise problem
 
@@ -232,7 +227,7 @@ def test_no_room_for_what_the_optimiser_keeps(
         trainer.update(next(trainer.windows()))
 
 
-def test_other_errors_are_not_taken_for_memory(tiny_recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_errors_are_not_taken_for_memory(tiny_recipe: Path, monkeypatch: Patch) -> None:
     def forward(*_: Any) -> Any:
         raise RuntimeError("shapes do not match")
 
@@ -242,9 +237,7 @@ def test_other_errors_are_not_taken_for_memory(tiny_recipe: Path, monkeypatch: p
         trainer.update(next(trainer.windows()))
 
 
-def test_a_broken_gradient_is_skipped_counted_and_in_the_end_fatal(
-    tiny_recipe: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_broken_gradient_is_skipped_counted_and_in_the_end_fatal(tiny_recipe: Path, monkeypatch: Patch) -> None:
     plain = Trainer.backward
 
     def poison(self: Trainer, *arguments: Any) -> Any:
@@ -289,7 +282,7 @@ def test_a_target_without_tokens_and_a_source_of_padding(tiny: Model, objective:
     [({"avx512_bf16": True}, "bf16"), ({"amx_bf16": True}, "bf16"), ({"avx2": True}, "float32"), (None, "float32")],
 )
 def test_auto_is_bf16_where_the_cpu_multiplies_it(
-    monkeypatch: pytest.MonkeyPatch, capabilities: dict[str, bool] | None, expected: str
+    monkeypatch: Patch, capabilities: dict[str, bool] | None, expected: str
 ) -> None:
     if capabilities is None:  # a torch that does not know its CPU
         monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
@@ -305,13 +298,13 @@ def test_auto_is_bf16_where_the_cpu_multiplies_it(
 
 @pytest.mark.parametrize(("capability", "expected"), [((7, 5), "float32"), ((8, 0), "bf16"), ((9, 0), "bf16")])
 def test_auto_is_bf16_where_the_gpu_multiplies_it(
-    monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int], expected: str
+    monkeypatch: Patch, capability: tuple[int, int], expected: str
 ) -> None:
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
     assert resolve_precision("auto", torch.device("cuda")) == expected
 
 
-def test_a_process_that_sees_only_its_own_gpu_takes_that(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_process_that_sees_only_its_own_gpu_takes_that(monkeypatch: Patch) -> None:
     """As with `--gpus-per-task 1` of SLURM: each rank has one device, number 0."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
@@ -322,7 +315,7 @@ def test_a_process_that_sees_only_its_own_gpu_takes_that(monkeypatch: pytest.Mon
     assert choose_device("auto", 3) == torch.device("cuda", 0)
 
 
-def test_auto_looks_at_what_torch_will_use_not_at_what_the_cpu_has(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_auto_looks_at_what_torch_will_use_not_at_what_the_cpu_has(monkeypatch: Patch) -> None:
     capabilities = {"avx512_bf16": True, "amx_bf16": True}
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities, raising=False)
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX512")
@@ -343,7 +336,7 @@ def test_auto_looks_at_what_torch_will_use_not_at_what_the_cpu_has(monkeypatch: 
 
 
 @pytest.mark.parametrize("name", ["float32", "bf16"])
-def test_the_rate_of_products_is_that_of_the_fastest(monkeypatch: pytest.MonkeyPatch, name: Any) -> None:
+def test_the_rate_of_products_is_that_of_the_fastest(monkeypatch: Patch, name: Any) -> None:
     clock = iter([0.0, 0.1, 1.0, 5.0, 6.0, 8.0, 9.0, 13.0, 14.0, 18.0, 19.0, 23.0])  # 0.1 s to warm up, 2 at best
     monkeypatch.setattr(world.time, "perf_counter", lambda: next(clock))
     assert product_rate(name, CPU) == 2 * 1024**3 / 2

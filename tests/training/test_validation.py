@@ -28,7 +28,7 @@ from janus_cli.training.inspect import describe
 from janus_cli.training.trainer import Trainer
 from janus_cli.training.validation import sample
 from tests.faults.processes import entries, go, make_trainer, relabel, state
-from tests.helpers import Janus
+from tests.helpers import Capture, Janus, Patch
 
 LOG = Path("run/log.jsonl")
 EACH = ("training.validate_every=1", "training.save_every=1")
@@ -40,9 +40,7 @@ def trainer(tiny_recipe: Path) -> Trainer:
     return make_trainer(tiny_recipe, *knobs)
 
 
-def test_bleu_is_that_of_each_sentence_with_its_own_reference(
-    trainer: Trainer, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_bleu_is_that_of_each_sentence_with_its_own_reference(trainer: Trainer, monkeypatch: Patch) -> None:
     store = trainer.prepared.valid
     whole = load_batch(store, np.arange(len(store)))
     gold = {
@@ -92,7 +90,7 @@ def test_losses_and_edits_are_better_where_they_are_smaller(metric: str, better:
     assert rank(metric, {"loss": 1.0, metric: nan}) is rank(metric, {}) is None
 
 
-def scores(monkeypatch: pytest.MonkeyPatch, pairs: Iterable[tuple[float, float]]) -> None:
+def scores(monkeypatch: Patch, pairs: Iterable[tuple[float, float]]) -> None:
     """The next validations find these losses and BLEUs."""
     found = iter(pairs)
     monkeypatch.setattr(
@@ -111,7 +109,7 @@ def scores(monkeypatch: pytest.MonkeyPatch, pairs: Iterable[tuple[float, float]]
     ],
 )
 def test_training_stops_early_and_keeps_the_best_checkpoint(
-    tiny_recipe: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+    tiny_recipe: Path, monkeypatch: Patch, capsys: Capture,
     metric: str, pairs: list[tuple[float, float]], best: float, best_step: int,
 ) -> None:  # fmt: skip
     scores(monkeypatch, pairs)
@@ -128,16 +126,14 @@ def test_training_stops_early_and_keeps_the_best_checkpoint(
     assert state(root / "last")["step"] == 6
 
 
-def test_validations_look_up_their_split_once(tiny_recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_validations_look_up_their_split_once(tiny_recipe: Path, monkeypatch: Patch) -> None:
     found, plain = list[object](), trainer_module.material
     monkeypatch.setattr(trainer_module, "material", lambda *given: [found.append(given), plain(*given)][1])
     go(tiny_recipe, "run", *EACH, "training.updates=2")
     assert (len(entries(LOG, "valid")), len(found)) == (2, 1)
 
 
-def test_another_metric_begins_with_the_checkpoints_that_are_there(
-    tiny_recipe: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_another_metric_begins_with_the_checkpoints_that_are_there(tiny_recipe: Path, monkeypatch: Patch) -> None:
     """BLEU 20 is no loss: compared with it, the first loss would be better for ever, and the other way none."""
     scores(monkeypatch, [(3.0, 10.0), (4.0, 20.0), (5.0, 15.0), (3.5, 30.0), (2.5, 5.0), (9.0, 25.0)])
     go(tiny_recipe, "run", *EACH, "training.updates=3", "training.best_metric=bleu_ar", "training.patience=2")
@@ -153,7 +149,7 @@ def test_another_metric_begins_with_the_checkpoints_that_are_there(
     [(torch.OutOfMemoryError("CUDA out of memory"), OutOfMemoryError), (KeyError("a mistake of ours"), KeyError)],
 )
 def test_a_validation_that_fails_costs_no_update(
-    tiny_recipe: Path, monkeypatch: pytest.MonkeyPatch, problem: Exception, raised: type[Exception]
+    tiny_recipe: Path, monkeypatch: Patch, problem: Exception, raised: type[Exception]
 ) -> None:
     def fail(*_: Any) -> dict[str, float]:
         raise problem
@@ -176,19 +172,12 @@ def test_a_validation_that_fails_costs_no_update(
 
 def test_valid_pairs_larger_than_a_batch_stop_no_training(tiny_recipe: Path) -> None:
     """Their longest target has 50 tokens."""
-    changes = (
-        "data.max_target_tokens=27",
-        "training.batch_tokens=40",
-        "training.updates=1",
-        "training.validate_every=1",
-    )
-    go(tiny_recipe, "run", *changes)
+    small = ("data.max_target_tokens=27", "training.batch_tokens=40")
+    go(tiny_recipe, "run", *small, "training.updates=1", "training.validate_every=1")
     assert [line["step"] for line in entries(LOG, "valid")] == [1]
 
 
-def test_pairs_too_long_for_losses_are_decoded_and_scored_all_the_same(
-    tiny_recipe: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_pairs_too_long_for_losses_are_decoded_and_scored_all_the_same(tiny_recipe: Path, monkeypatch: Patch) -> None:
     """The model here copies its reference, so that BLEU is 100 only over all lines."""
     trainer = make_trainer(tiny_recipe, "training.valid_sentences=8", "data.max_target_tokens=27")
     folder, tokenizers = trainer.prepared.folder, trainer.prepared.tokenizers
@@ -222,9 +211,7 @@ def test_pairs_too_long_for_losses_are_decoded_and_scored_all_the_same(
     assert trainer.metrics["bleu_ar"] < 90
 
 
-def test_equal_checkpoints_are_ranked_alike_everywhere(
-    tiny_recipe: Path, monkeypatch: pytest.MonkeyPatch, shell: Janus
-) -> None:
+def test_equal_checkpoints_are_ranked_alike_everywhere(tiny_recipe: Path, monkeypatch: Patch, shell: Janus) -> None:
     """`best`, keep_best and `average --best`: the lower loss, then the later one."""
     scores(monkeypatch, [(2, 7), (1, 7), (1, 7), (3, 7), (9, 6)])
     root = go(tiny_recipe, "run", *EACH, "training.updates=5", "training.keep_last=1", "training.keep_best=3")
@@ -236,7 +223,7 @@ def test_equal_checkpoints_are_ranked_alike_everywhere(
 
 
 def test_a_metric_that_is_the_same_in_every_validation_is_warned_of_once(
-    tiny_recipe: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tiny_recipe: Path, monkeypatch: Patch, capsys: Capture
 ) -> None:
     scores(monkeypatch, [(3, 0), (2, 0), (1, 0), (1, 0)])
     go(tiny_recipe, "run", *EACH, "training.updates=4")
@@ -246,7 +233,7 @@ def test_a_metric_that_is_the_same_in_every_validation_is_warned_of_once(
     assert "in both validations" not in capsys.readouterr().err
 
 
-def test_a_training_that_diverges_is_warned_of(tiny_recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_training_that_diverges_is_warned_of(tiny_recipe: Path, capsys: Capture) -> None:
     go(tiny_recipe, "run", *EACH, "training.updates=2")
     assert "diverges" not in capsys.readouterr().err
     go(tiny_recipe, "other", *EACH, "training.updates=2", "training.learning_rate=50", "training.warmup=0")
@@ -254,7 +241,7 @@ def test_a_training_that_diverges_is_warned_of(tiny_recipe: Path, capsys: pytest
 
 
 def test_values_of_another_metric_tokenizer_or_sample_do_not_compete(
-    tiny_recipe: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tiny_recipe: Path, monkeypatch: Patch, capsys: Capture
 ) -> None:
     """Each time the values are lower than before, and the first of them is the best one all the same."""
     scores(monkeypatch, [(1, 90.0)])
@@ -288,9 +275,7 @@ def test_a_change_of_scoring_needs_no_permission(tiny_recipe: Path, shell: Janus
     assert "scoring" in (Path("run/recipe.yaml")).read_text(encoding="utf-8")
 
 
-def test_a_run_of_before_goes_on_with_its_best(
-    tiny_recipe: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_run_of_before_goes_on_with_its_best(tiny_recipe: Path, monkeypatch: Patch, capsys: Capture) -> None:
     """Its checkpoints do not say what judged them: BLEU did, here on the whole split."""
     scores(monkeypatch, [(1, 90.0)])
     changes = ("training.updates=1", "training.valid_sentences=8")
@@ -305,7 +290,7 @@ def test_a_run_of_before_goes_on_with_its_best(
 
 
 def test_what_something_else_judged_best_stays_until_there_are_others(
-    tiny_recipe: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tiny_recipe: Path, monkeypatch: Patch, capsys: Capture
 ) -> None:
     """A run of before: its checkpoints do not say what judged them, and a part of the split is decoded."""
     scores(monkeypatch, [(1, 90.0), (1, 95.0), (1, 10.0), (1, 11.0)])
@@ -344,9 +329,7 @@ def test_the_sample_is_spread_over_the_whole_split_and_always_the_same() -> None
     assert sample(10_000, 100) != list(range(0, 10_000, 100))
 
 
-def test_several_references_and_sources_that_are_cut_as_decoding_does(
-    trainer: Trainer, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_several_references_and_sources_that_are_cut_as_decoding_does(trainer: Trainer, monkeypatch: Patch) -> None:
     """Row 0's source is longer than the model; the outputs equal the second references, of which row 1 has none."""
     valid, widths = trainer.prepared.valid, list[int]()
     pairs = [valid.pair(row) for row in range(8)]
@@ -370,9 +353,7 @@ def test_several_references_and_sources_that_are_cut_as_decoding_does(
     assert max(widths) == trainer.model.knobs.max_length
 
 
-def test_a_task_of_glge_is_validated_as_it_is_scored(
-    tiny_recipe: Path, monkeypatch: pytest.MonkeyPatch, janus: Janus
-) -> None:
+def test_a_task_of_glge_is_validated_as_it_is_scored(tiny_recipe: Path, monkeypatch: Patch, janus: Janus) -> None:
     """By lower-case lines with joined words, one for each source, whose references are pooled."""
     names = ("Ann", "Bob", "Eve", "Kim")
     questions = {name: (f"who ' s {name} ?", f"What did {name} do ?") for name in names}
