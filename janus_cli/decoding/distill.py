@@ -124,7 +124,8 @@ class Distill(Job):
                 pass
         progress = self.progress
         teacher = {**self.teacher, "step": self.step, "seconds": round(progress.seconds, 3), **progress.reading}
-        force = self.records.files[self.target]
+        force = self.records.files[self.target] or progress.published  # killed before the partial file was deleted
+        self.records.note_published()
         manifest = write(self.sources, self.records, self.target, teacher, surest=self.surest, force=force)
         found, counts = manifest["distilled"], self.progress.counts
         # Only the search knows what else the limit may have cut, and earlier versions have not counted it.

@@ -296,3 +296,11 @@ def _must_fit(plan: Plan) -> None:
         raise UsageError(
             f"--rerank ar needs an AR side, and objective {name} has none", "use --rerank none, or train with janus"
         )
+
+
+def must_be_ids(options: Decoding, vocabulary: int) -> None:
+    """Raises UsageError for ids that the decoding options name and the vocabulary does not have."""
+    for name, ids in (("first_token", (options.first_token,)), ("unwritten", options.unwritten)):
+        if max(ids, default=0) >= vocabulary:
+            hint = f"ids are counted from 0: the last one is {vocabulary - 1}"
+            raise UsageError(f"decoding.{name} {max(ids)}: the vocabulary has {vocabulary:,} ids", hint)

@@ -274,6 +274,11 @@ class Records:
         _write(self._file, records + as_json(progress._asdict()))
         self.progress, self._end = progress, self._file.tell()
 
+    def note_published(self) -> None:
+        """From now on, existing files of the outputs' names are taken for those of this decoding."""
+        self._append(b"", self.progress._replace(published=True))
+        _write(self._file, b"", sync=True)
+
     def publish(self, forms: Collection[Form]) -> None:
         """Writes the output files, each in its form, and renames them into place when all are complete.
 
@@ -281,8 +286,7 @@ class Records:
             UsageError: one exists by now; then none is made.
         """
         self._must_be_free("move it away")
-        self._append(b"", self.progress._replace(published=True))
-        _write(self._file, b"", sync=True)
+        self.note_published()
         new = [path.with_name(f".{_digest(path)}.new") for path in self.files]
         with ExitStack() as stack:
             files = [stack.enter_context(path.open("wb")) for path in new]

@@ -11,26 +11,27 @@ from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import count, islice
-from math import nan
+from math import isnan, nan
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from janus_cli.console import counted
-from janus_cli.core.knobs import Decoding, Precision
+from janus_cli.core.knobs import Precision
 from janus_cli.core.search import Iteration, Output
 from janus_cli.core.symbols import EOS, UNK, padded
 from janus_cli.core.weights import Weights
 from janus_cli.core.writing import most_tokens
 from janus_cli.data.lines import cleaner
 from janus_cli.data.tokenizer import Tokenizer, Tokenizers
-from janus_cli.decoding.modes import Plan, choose, modes, own_recipe
+from janus_cli.decoding.modes import Plan, choose, modes, must_be_ids, own_recipe
 from janus_cli.device import keep_freed_memory, name_device
 from janus_cli.engines.engine import Engine, Ids
 from janus_cli.errors import (
     CheckpointError,
     DataError,
+    NonFiniteError,
     OutOfMemoryError,
     UsageError,
     check_machine,
@@ -197,7 +198,7 @@ class Translator:
     def __init__(
         self, generator: Engine, tokenizers: Tokenizers, plan: Plan, traced: int = 0, *, scores: bool = True
     ) -> None:
-        _must_be_ids(plan.options, tokenizers.target.size)
+        must_be_ids(plan.options, tokenizers.target.size)
         self.generator, self.tokenizers, self.plan, self.traced = generator, tokenizers, plan, traced
         self.scores = scores
         self.longest = plan.recipe.reads
@@ -325,6 +326,7 @@ class Translator:
             how = self.plan.mode, self.plan.options, self.plan.recipe.ar_stream
             with _fitting(partial(self.generator.at_once, source, *how)):
                 found = self.generator(source, *how, trace, self.scores or trace)
+            _must_be_numbers(found)
             if not self.scores and not trace:  # also where the search computed them
                 found = [[replace(output, logps=[], score=nan) for output in each] for each in found]
             self.timing.seconds.append(time.perf_counter() - self.generator.setting_up - started)
@@ -454,12 +456,11 @@ def load(
         raise (from_system(problem) if isinstance(problem, OSError) else None) or problem from None
 
 
-def _must_be_ids(options: Decoding, vocabulary: int) -> None:
-    """Raises UsageError for ids that the decoding options name and the vocabulary does not have."""
-    for name, ids in (("first_token", (options.first_token,)), ("unwritten", options.unwritten)):
-        if max(ids, default=0) >= vocabulary:
-            hint = f"ids are counted from 0: the last one is {vocabulary - 1}"
-            raise UsageError(f"decoding.{name} {max(ids)}: the vocabulary has {vocabulary:,} ids", hint)
+def _must_be_numbers(found: Sequence[Sequence[Output]]) -> None:
+    """Raises NonFiniteError if a search found nothing, or scores that are not numbers."""
+    if any(not outputs or (outputs[0].logps and isnan(outputs[0].score)) for outputs in found):
+        hint = "decode an earlier checkpoint (--checkpoint), or train again with a lower training.learning_rate"
+        raise NonFiniteError("the model computes no probabilities (NaN): its training has diverged", hint)
 
 
 def read_translator(

@@ -38,7 +38,7 @@ from janus_cli.decoding.modes import choose, own_recipe
 from janus_cli.decoding.trace import shown
 from janus_cli.decoding.translate import Translator, read_model
 from janus_cli.engines.engine import Engine
-from janus_cli.errors import CheckpointError, JanusError
+from janus_cli.errors import CheckpointError, JanusError, NonFiniteError
 from janus_cli.lab import logbook
 from janus_cli.lab.logbook import Curve, Logbook
 from janus_cli.lab.plots import Look
@@ -75,6 +75,8 @@ class Reliability:
     @classmethod
     def of(cls, predictions: Tensor) -> Reliability:
         """predictions: (N, 3) float64: confidence, 1 if right else 0, -log p(label)."""
+        if not predictions.isfinite().all():
+            raise NonFiniteError("the model computes no probabilities (NaN): its training has diverged")
         confidence, right, nats = predictions.T
         places, total = (confidence * BINS).long().clamp(max=BINS - 1), len(predictions)
         counts, sure, hits = (

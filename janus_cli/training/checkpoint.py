@@ -338,6 +338,10 @@ def find_checkpoint(run: Path | None, checkpoint: Path | None) -> tuple[Run, Pat
         return chosen, chosen.path.resolve()
     for place in (root / "best", root / "last") if checkpoint is None else (checkpoint, root / checkpoint):
         if followed(place).is_dir():
+            if checkpoint is None and place.name != "best" and (root / "best").is_symlink():
+                console.warn(
+                    f"{root / 'best'} leads to a checkpoint that is gone: taking {followed(place).resolve().name}"
+                )
             return chosen, followed(place).resolve()
     if str(checkpoint or "best") in LINKS and (kept := _without_links(root, str(checkpoint or "best"))):
         console.say(f"{root} has lost its links: taking {kept.name}")

@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from math import isfinite
+from os import SEEK_END
 from pathlib import Path
 from typing import Any
 
@@ -35,8 +36,10 @@ class Log:
             return
         line = json.dumps({"kind": kind, "step": step, "time": round(time.time(), 3), **values})
         try:
-            with self.path.open("a", encoding="utf-8", newline="\n") as file:
-                file.write(line + "\n")
+            with self.path.open("ab+") as file:
+                if file.tell() and file.seek(-1, SEEK_END) and file.read() != b"\n":
+                    file.write(b"\n")  # a power cut or a full disk has left half a line
+                file.write(f"{line}\n".encode())
         except OSError as problem:
             if not self.broken:
                 console.warn(f"{self.path} cannot be written ({problem.strerror}); training continues without a log")

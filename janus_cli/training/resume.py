@@ -15,8 +15,11 @@ from janus_cli.training.checkpoint import Checkpoint
 from janus_cli.training.log import flat
 from janus_cli.training.trainer import learning_rate
 
+MOST = 9  # changed knobs that a warning lists
 SCHEDULE = ("updates", "learning_rate", "schedule", "warmup")  # knobs that the rate depends on
 # What judges may change: checkpoints that something else judged are then left out of the ranking.
+TOLD = ("training.learning_rate", "training.schedule", "training.warmup")  # by the rate's jump
+ONLY_HOW_LONG = ("training.updates", "training.minutes", "training.patience")
 FREE = ("data.dir", "data.files", "about", "data.notes", "scoring", "training.best_metric")
 
 
@@ -72,8 +75,15 @@ def _within(key: str, places: Iterable[str]) -> bool:
 
 
 def consequences(saved: Checkpoint, recipe: Recipe, numerics: Mapping[str, object]) -> Iterator[str]:
-    """Warnings about what differs from before this checkpoint: rounding, learning rate."""
+    """Warnings about what differs from before this checkpoint: knobs (also if recipe.yaml was edited), rounding,
+    learning rate."""
     step = saved.state["step"]
+    old, new = dict(flat(saved.recipe.plain(), ".")), dict(flat(recipe.plain(), "."))
+    changed = [key for key in sorted(old.keys() | new.keys()) if old.get(key) != new.get(key)]
+    if changed := [key for key in changed if not _within(key, (*FREE, *TOLD, *ONLY_HOW_LONG))]:
+        told = "; ".join(f"{key} {old.get(key)}, now {new.get(key)}" for key in changed[:MOST])
+        more = f"; and {len(changed) - MOST} more" if len(changed) > MOST else ""
+        yield f"the recipe is not that of the checkpoint of update {step:,}: {told}{more}"
     for name, now in numerics.items():
         if (before := saved.state.get(name, now)) != now:
             yield f"up to update {step:,} this run had {name} {before}, now it has {name} {now}"

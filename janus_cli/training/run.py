@@ -207,10 +207,11 @@ def _must_be_free(run: Run, *, force: bool) -> None:
             )
         return
     found = sorted(path for path in run.path.glob("[!.]*") if not _is_for_data(path))
-    if any(path in (run.checkpoints, run.decoded, run.log) for path in found):
-        hint = "choose another --run"  # --force would remove these
-    elif (run.path / LOCK).exists():  # left by a training that was stopped before it wrote its recipe
+    old = any(path in (run.checkpoints, run.decoded, run.log) for path in found)
+    if (run.path / LOCK).exists() and (force or not old):  # a training was stopped before it wrote its recipe
         return
+    if old:
+        hint = "choose another --run"  # --force would remove these
     elif is_prepared(run.path):
         hint = "choose another --run, and give this folder to --prepared"
     elif found and not force:
@@ -411,6 +412,7 @@ def _begin(recipe: Recipe, run: Run, data: Prepared, origin: Mapping[str, Any] |
         console.say(f"starting over: {gone} of the earlier run are removed")
     if exports := sorted(str(file.parent) for file in run.path.glob(f"export/*/{runs.PROVENANCE}")):
         console.warn(f"exports of the earlier run's model are kept: {', '.join(exports)}")
+    run.recipe.unlink(missing_ok=True)  # first: whatever is left by a kill is not resumed with the earlier recipe
     for folder in (run.checkpoints, run.decoded, run.path / "tensorboard"):
         shutil.rmtree(folder, ignore_errors=True)
     for file in (run.log, run.lexicon, run.path / "run.txt"):

@@ -129,7 +129,8 @@ class Trainer:
                 if not validation_due and (ended or self.signal or step % knobs.log_every == 0):
                     rate = learning_rate(step - 1, knobs)
                     self.log.write("train", step, epoch=position.epoch, lr=rate, **self.meter.take())
-                saving = validating or bool(self.signal) or step % knobs.save_every == 0
+                # In a series of skipped updates it would push out what was saved before the series.
+                saving = validating or bool(self.signal) or (step % knobs.save_every == 0 and not position.bad)
                 if saving:
                     self._must_be_finite()
                 if validating:
@@ -409,7 +410,7 @@ class Trainer:
             raise self._too_large()
         raise NonFiniteError(
             f"{position.bad} updates in a row without a finite gradient, the last at update {position.step + 1}",
-            "the last good checkpoint is untouched; lower training.learning_rate or set training.clip",
+            "lower training.learning_rate or set training.clip; if the newest checkpoint is too late, rename it first",
         )
 
     def _too_large(self) -> OutOfMemoryError:

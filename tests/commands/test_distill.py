@@ -232,6 +232,24 @@ def test_more_sources_stopped_and_gone_on_with(distill: Janus, stop: Stop) -> No
     assert not left()
 
 
+def test_a_job_that_is_killed_at_its_end_is_done(distill: Janus, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between naming the folder and deleting the kept lines."""
+    plain = Path.unlink
+
+    def unlink(self: Path, missing_ok: bool = False) -> None:
+        if self.suffix == ".partial":
+            raise KeyboardInterrupt
+        plain(self, missing_ok)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "unlink", unlink)
+        assert distill("runs/ar", *SMALL)[0] == 130
+    expected = stores()
+    assert left() == [".demo-distilled.src-tgt.partial"]
+    ends(distill("runs/ar", *SMALL, "--resume"), 0)
+    assert (stores(), left()) == (expected, [])
+
+
 def test_a_student_trains_on_it_goes_on_and_is_decoded_and_scored(tiny_recipe: Path, shell: Janus) -> None:
     def janus(*arguments: str) -> str:
         code, out, err = shell(*arguments)

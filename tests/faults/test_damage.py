@@ -20,6 +20,7 @@ import sentencepiece
 import torch
 from processes import digest, ended, entries, go, relabel, state
 from processes import janus as child
+from safetensors.torch import load_file, save_file
 
 import janus_cli
 from janus_cli import files, world
@@ -58,6 +59,62 @@ def test_they_push_no_good_checkpoint_out(trained: Path, janus: Janus) -> None:
     ends(janus(*RESUME, *MORE, *explode, *keep), 5, "earlier checkpoints are untouched")
     assert {path.name for path in trained.iterdir()} == before
     assert (trained / "last").readlink().name == "step-000006"
+
+
+def test_a_series_of_skipped_updates_pushes_no_good_checkpoint_out(trained: Path, janus: Janus) -> None:
+    """The weights are finite, and what they compute is not."""
+    explode = ("training.learning_rate=1e30", "training.updates=60", "training.save_every=1", "training.keep_last=2",
+               "training.keep_best=0", "training.validate_every=100")  # fmt: skip
+    changes = [word for change in explode for word in ("--set", change, "--allow-change", change.partition("=")[0])]
+    ends(janus(*RESUME, *changes), 5, "updates in a row without a finite gradient")
+    first = entries(RUN / "log.jsonl", "skipped")[0]["step"]
+    assert [checkpoint.step_of(folder) for folder in checkpoint.steps(trained)] == [first - 2, first - 1]
+
+
+@pytest.mark.parametrize("how", [("--beam", "5"), ("--beam", "1"), ("--beam", "5", "--engine", "torch")])
+def test_a_model_that_computes_no_probabilities_says_so(trained: Path, janus: Janus, how: tuple[str, ...]) -> None:
+    for folder in {(trained / name).resolve() for name in ("last", "best")}:
+        file = folder / "model.safetensors"
+        save_file({key: value * 1e30 for key, value in load_file(file).items()}, file)
+        relabel(folder)
+    ends(janus(*DECODE, "--mode", "ar", *how, stdin=b"ba\n"), 5, "has diverged", out="")
+    ends(janus("report", "run"), 0)
+    assert "has diverged" in Path("run/report.html").read_text(encoding="utf-8")
+
+
+def test_a_recipe_that_was_edited_is_compared_with_that_of_the_checkpoint(trained: Path, janus: Janus) -> None:
+    file = RUN / "recipe.yaml"
+    text = file.read_text()
+    assert "is not that of the checkpoint" not in ends(janus(*RESUME, *MORE), 0)
+    file.write_text(file.read_text().replace("label_smoothing: 0.1", "label_smoothing: 0.4"))
+    more = ("--set", "training.updates=8", "--allow-change", "training.updates")
+    ends(janus(*RESUME, *more), 0, "not that of the checkpoint of update 7: objective.label_smoothing 0.1, now 0.4")
+    file.write_text(text[: text.index("training:")])  # cut off where it is YAML still
+    ends(janus(*RESUME, "--dry-run"), 0, "not that of the checkpoint", "training.batch_tokens")
+
+
+def test_a_run_that_is_started_over_does_not_go_on_with_its_old_recipe(
+    trained: Path, janus: Janus, monkeypatch: Patch
+) -> None:
+    def stop(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    over = (*TRAIN, "--run", "run", "--set", "training.learning_rate=0.5")
+    with monkeypatch.context() as patch:
+        patch.setattr(run.shutil, "rmtree", stop)
+        ends(janus(*over, "--force"), 130)
+    ends(janus(*RESUME), 2, "run")
+    ends(janus(*over, "--force"), 0)
+    assert "learning_rate: 0.5" in (RUN / "recipe.yaml").read_text()
+
+
+def test_a_log_that_ends_in_half_a_line_loses_no_other(trained: Path, janus: Janus) -> None:
+    file = RUN / "log.jsonl"
+    file.write_bytes(file.read_bytes()[:-9])
+    ends(janus(*RESUME, *MORE), 0)
+    *before, resumed = file.read_text().split('{"kind": "resumed"')[0], file.read_text().split('{"kind": "resumed"')[1]
+    assert before[0].endswith("\n")
+    assert resumed.count("\n") > 1
 
 
 # Another tokenizer
@@ -289,6 +346,12 @@ def test_a_run_that_was_copied_with_its_links_followed_goes_on(trained: Path, ja
     assert [(trained / link).is_symlink() for link in ("last", "best")] == [True, True]
     assert (trained / "last").readlink().name == "step-000007"
     assert not list(trained.glob(".*"))
+
+
+def test_a_best_checkpoint_that_is_gone_is_told(trained: Path, janus: Janus) -> None:
+    (trained / "best").unlink()
+    (trained / "best").symlink_to("step-000005")
+    ends(janus(*DECODE, stdin=b"ba\n"), 0, "leads to a checkpoint that is gone: taking step-000006")
 
 
 def test_a_run_that_was_copied_without_its_links_has_its_checkpoints(trained: Path, janus: Janus) -> None:
