@@ -84,10 +84,7 @@ def find(data: Data, folder: Path | None, split: str) -> Paths:
 
 def _plain(data: Data, folder: Path | None, split: str, named: Sequence[Path]) -> Paths:
     """The files of plain text, in their order."""
-    paths = named
-    if not named and folder is not None:
-        path = folder / file_name(data, split, "target")
-        paths = [file for file in (path, path.with_name(f"{path.name}.gz")) if file.is_file()][:1]
+    paths = named or _texts(data, folder, split, "target")[:1]
     _must_exist(split, paths, "text files, plain or .gz")
     for path in paths:
         if (kind := tables.kind_of(path)) != "text":
@@ -95,6 +92,12 @@ def _plain(data: Data, folder: Path | None, split: str, named: Sequence[Path]) -
                 f"{path} is a table ({kind}), not plain text", "write its column to a text file, a line a row"
             )
     return {f"{TEXT} {number}" if number > 1 else TEXT: path for number, path in enumerate(paths, 1)}
+
+
+def _texts(data: Data, folder: Path | None, split: str, side: str) -> list[Path]:
+    """The text of a side in the folder: plain, then gzipped, as far as there are such files."""
+    name = file_name(data, split, side)
+    return [path for each in (name, f"{name}.gz") if folder and (path := folder / each).is_file()]
 
 
 def _must_exist(split: str, paths: Sequence[Path], what: str) -> None:
@@ -121,12 +124,8 @@ def _named(data: Data, split: str, paths: Sequence[Path]) -> Paths:
 
 
 def _in_folder(data: Data, folder: Path, split: str) -> Paths:
-    stem, found = getattr(data, split), Paths()
-    for side in SIDES:
-        path = folder / file_name(data, split, side)
-        for file in (path, path.with_name(f"{path.name}.gz")):
-            if file.is_file():
-                found.setdefault(side, file)
+    stem = getattr(data, split)
+    found = {side: path for side in SIDES for path in _texts(data, folder, split, side)[:1]}
     several = [path for path in _tables(folder, stem, split) if path not in found.values()]
     fitting = [path for path in several if suffix_of(path) != ".json" or extract.has_source(data, path)]
     if fitting or split == "test":  # results and settings are .json, too
@@ -135,7 +134,7 @@ def _in_folder(data: Data, folder: Path, split: str) -> Paths:
     is_whole = "source" in found and ("target" in found or bool(references))
     complete = [path for path in several if split == "test" and not is_whole and extract.has_pairs(data, path)]
     if complete and "target" not in found:
-        found, several = Paths(), complete
+        found, several = {}, complete
     is_whole = is_whole or ("source" in found and split == "test")
     if not is_whole and len(found) + len(several) > 1 and several:
         both = " and ".join(map(str, [*found.values(), *several]))
@@ -224,9 +223,8 @@ def _tell_unread(data: Data, folder: Path | None, split: str, paths: Paths) -> N
     if folder is None or not folder.is_dir() or getattr(data.files, split):
         return
     stem = getattr(data, split)
-    source = folder / file_name(data, split, "source")
-    sources = [path for path in (source, source.with_name(f"{source.name}.gz")) if path.is_file()]
-    for table in sources * (TABLE in paths) + _tables(folder, stem, split) + _tables(folder, f"{stem}.refs"):
+    sources = _texts(data, folder, split, "source") if TABLE in paths else []
+    for table in sources + _tables(folder, stem, split) + _tables(folder, f"{stem}.refs"):
         if table not in paths.values():
             read = f"the {split} split is {' and '.join(map(str, paths.values()))}" if paths else "it has no source"
             console.say(f"{table} is not read: {read}")
@@ -259,11 +257,9 @@ def must_be_unchanged(splits: Sequence[Split]) -> None:
 
 def chunks(split: Split) -> Iterator[Chunk]:
     """All lines of the split, in order. Chunk boundaries depend on the text alone."""
-    if split.is_plain:
-        for file in split.sides.values():
-            yield from _chunks([raw_lines(file.text)])
-    else:
-        yield from _chunks([raw_lines(file.text) for file in split.sides.values()])
+    texts = [raw_lines(file.text) for file in split.sides.values()]
+    for files in [[text] for text in texts] if split.is_plain else [texts]:
+        yield from _chunks(files)
 
 
 def _chunks(files: Sequence[Iterator[bytes]]) -> Iterator[Chunk]:

@@ -47,13 +47,10 @@ def _by_hand(data: Data) -> str:
     """What the user can do instead."""
     steps = [*data.notes.strip().split("\n"), *(f"fetch {item.url} as {item.save_as}" for item in data.downloads)]
     in_tables = bool(data.downloads) and all(item.save_as in table_names(data) for item in data.downloads)
-    files = "these files" if in_tables else f"{', '.join(_names(data))} (or .gz)"
+    texts = ", ".join(file_name(data, split, side) for split in SPLITS for side in SIDES)
+    files = "these files" if in_tables else f"{texts} (or .gz)"
     steps.append(f"put {files} into a folder and name it with --data-dir FOLDER")
     return "\n  ".join(step for step in steps if step)
-
-
-def _names(data: Data) -> list[str]:
-    return [file_name(data, split, side) for split in SPLITS for side in SIDES]
 
 
 def _download(item: Download, path: Path) -> None:

@@ -21,13 +21,13 @@ from pathlib import Path
 from typing import Any
 
 from janus_cli import console
-from janus_cli.data import survival
 from janus_cli.data.corpus import Chunk, Split, chunks
 from janus_cli.data.filters import filter_pairs, shortened
 from janus_cli.data.lines import BadUtf8, cleaner
 from janus_cli.data.plain import examples
 from janus_cli.data.references import texts_in
 from janus_cli.data.store import Ragged
+from janus_cli.data.survival import round_trip
 from janus_cli.data.tokenizer import Tokenizers, join, load_tokenizers
 from janus_cli.errors import DataError, JanusError
 from janus_cli.recipe import Data
@@ -88,7 +88,7 @@ def encode(tokenizers: Tokenizers, data: Data, bad_utf8: BadUtf8, split: Split, 
     return Encoded(
         count, source_ids.keep(kept), target_ids.keep(kept), dropped, keys, texts,
         replaced=len(bad - skip), left_out=left_out, long=int((long & kept).sum()),
-        round_trip=_round_trip(tokenizers, split, targets, target_rows, bad) if "target" in split.sides else {},
+        round_trip=round_trip(tokenizers, split, targets, target_rows, bad) if "target" in split.sides else {},
     )  # fmt: skip
 
 
@@ -106,16 +106,8 @@ def _encode_plain(tokenizers: Tokenizers, data: Data, bad_utf8: BadUtf8, split: 
     return Encoded(
         len(lines), Ragged.of([[]] * len(targets.lengths)), targets, dropped + Counter({"bad_utf8": len(skip)}),
         texts=(text, text), replaced=len(bad - skip), left_out=left_out,
-        round_trip=_round_trip(tokenizers, split, lines, rows, bad),
+        round_trip=round_trip(tokenizers, split, lines, rows, bad),
     )  # fmt: skip
-
-
-def _round_trip(
-    tokenizers: Tokenizers, split: Split, lines: Sequence[str], rows: Sequence[Sequence[int]], bad: set[int]
-) -> Counter[str]:
-    """`survival.round_trip` of some lines of a split, whose ids are `rows`."""
-    tried = [number for number in range(0, len(lines), survival.step(split)) if lines[number] and number not in bad]
-    return survival.round_trip(tokenizers, [lines[number] for number in tried], [rows[number] for number in tried])
 
 
 def _references(line: bytes, clean: Callable[[str], str], joiner: str) -> str:

@@ -20,7 +20,6 @@ REFERENCES = "references"  # a side besides source and target
 NOWHERE = Path(os.devnull)
 ROWS = 1000  # between signs of progress
 COLUMNS = "choose with --set data.columns=[SOURCE,TARGET]: names, or numbers if there is no header"
-CALLED = "call its columns reference1, reference2, …"  # references beside a split
 
 
 def _usual(side: str, suffix: str) -> list[str]:
@@ -139,22 +138,21 @@ def references(
     """
     must_be_stored(path)
     columns = {"target": "1"} if with_target else {}
-    rows = (("", texts) for texts in read_references(path, keep_bytes=keep_bytes, hint=CALLED, of_split=True))
-    return _written(split, path, rows, {**columns, REFERENCES: REFERENCES}, plain, single=not with_target)
+    rows = (("", texts) for texts in read_references(path, keep_bytes=keep_bytes, of_split=True))
+    return _written(split, path, rows, {**columns, REFERENCES: REFERENCES}, plain)
 
 
 def _written(
-    split: str, path: Path, rows: Iterable[tuple[str, Sequence[str]]], columns: dict[str, str], plain: Path | None, *,
-    single: bool = False,
-) -> dict[str, TextFile]:  # fmt: skip
+    split: str, path: Path, rows: Iterable[tuple[str, Sequence[str]]], columns: dict[str, str], plain: Path | None
+) -> dict[str, TextFile]:
     """Writes a text for each of the columns, by side; rows: source, and targets, of which the first is the target.
 
-    Training has no references. single: there are some even if no row has several.
+    Training has no references. Beside a target, there are none unless a row has several.
     """
     columns = {side: name for side, name in columns.items() if split != "train" or side != REFERENCES}
     if plain is not None:
         plain.mkdir(exist_ok=True)
-    unread, count, several = TextFile.unread(path), 0, single
+    unread, count, several = TextFile.unread(path), 0, "target" not in columns
     places = {side: plain / f"{split}.{side}" if plain else None for side in columns}
     with ExitStack() as stack:
         bar = stack.enter_context(console.progress(f"reading {path}", None))

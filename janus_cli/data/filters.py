@@ -117,28 +117,28 @@ def tell_lengths(tokens: Mapping[str, Mapping[str, Mapping[str, float]]], task: 
 
 def _warn(split: str, lost: Mapping[str, int], whole: int, data: Data, fate: str) -> None:
     """Warns of pairs lost to a knob or to empty lines if they are many; duplicates and bad bytes were asked about."""
-    counts = {reason: count for reason, count in lost.items() if reason in ("empty", "too_short", "too_long", "ratio")}
+    why = {"empty": "", **{reason: f" by {knob}" for reason, knob in _knobs(data).items()}}
+    counts = {reason: count for reason, count in lost.items() if reason in why}
     if (share := sum(counts.values()) / whole) > MANY:
-        why = {reason: f" by {knob}" for reason in counts for knob in loosen({reason: 1}, data)}
-        parts = ", ".join(f"{reason} {count:,}{why.get(reason, '')}" for reason, count in counts.items())
+        parts = ", ".join(f"{reason} {count:,}{why[reason]}" for reason, count in counts.items())
         console.warn(f"{split}: {share:.1%} of the {'examples' if data.is_plain else 'pairs'} are {fate}: {parts}")
 
 
 def loosen(lost: Mapping[str, int], data: Data) -> list[str]:
     """The knobs that lost pairs for these reasons, with their values, and what to do."""
-    return [f"{knob} ({advice})" for reason, (knob, advice) in _knobs(data).items() if lost.get(reason)]
+    return [knob for reason, knob in _knobs(data).items() if lost.get(reason)]
 
 
-def _knobs(data: Data) -> dict[str, tuple[str, str]]:
+def _knobs(data: Data) -> dict[str, str]:
     """By reason, the knobs that drop pairs, with their values, and what to do where these are too many."""
     sides = ("target",) if data.truncate_source else ("source", "target")
-    limits = dict.fromkeys(data.limit(side) for side in sides)
+    limits = " and ".join(dict.fromkeys(f"data.{knob} {limit}" for knob, limit in map(data.limit, sides)))
     cut = "" if data.truncate_source else ", or cut sources, not targets, with --set data.truncate_source=true"
     ratio = "raise it for scripts that need fewer letters; if this is no translation, --set data.task=generation"
     if data.task != "translation":
         ratio = "--set data.max_ratio=null keeps all"
     return {
-        "too_short": (f"data.min_tokens {data.min_tokens}", "lower it"),
-        "too_long": (" and ".join(f"data.{knob} {limit}" for knob, limit in limits), f"raise it{cut}"),
-        "ratio": (f"data.max_ratio {data.max_ratio or 0:g}", ratio),
+        "too_short": f"data.min_tokens {data.min_tokens} (lower it)",
+        "too_long": f"{limits} (raise it{cut})",
+        "ratio": f"data.max_ratio {data.max_ratio or 0:g} ({ratio})",
     }

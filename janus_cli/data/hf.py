@@ -170,8 +170,7 @@ class Library:
         return list(self.engine.encode("").ids)
 
     def name(self, index: int) -> str | None:
-        token: str | None = self.engine.id_to_token(index)
-        return token
+        return self.engine.id_to_token(index)
 
 
 class Sentences:

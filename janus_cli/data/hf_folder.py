@@ -47,7 +47,8 @@ def take_over(folder: Path) -> dict[str, bytes]:
         if key not in PLACES
     }
     about = _json(folder / "config.json", documents.TokenTable)
-    sizes = _rows(about)
+    size = about.get("vocab_size")
+    sizes = {"tokenizer": size, "source": size, "target": size and (about.get("decoder_vocab_size") or size)}
     names = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
     if "tokenizer.json" in names:
         made = {"tokenizer": _library(_text(folder / "tokenizer.json"), folder, config)}
@@ -56,7 +57,7 @@ def take_over(folder: Path) -> dict[str, bytes]:
     elif {"source.spm", "target.spm", "vocab.json"} <= names:
         made = {side: _marian(folder, side, config) for side in ("source", "target")}
     elif MBART in names:
-        made = {"tokenizer": _mbart(folder, config, sizes.get("tokenizer"))}
+        made = {"tokenizer": _mbart(folder, config, size)}
     else:
         raise DataError(
             f"tokenizer.reuse: {folder} has no tokenizer of a Hugging Face model: tokenizer.json, vocab.json with "
@@ -66,7 +67,7 @@ def take_over(folder: Path) -> dict[str, bytes]:
         )
     contents = {}
     for side, (tokens, parts) in made.items():
-        rows = sizes.get(side, max(tokens.values()) + 1)
+        rows = sizes[side] or max(tokens.values()) + 1
         special = _special(tokens, config, rows, about)
         # Our BOS is what the model's decoder starts with, be that </s>, <pad> or a language; <s> is a token of texts.
         start, special[BOS] = special[BOS], ABSENT
@@ -99,22 +100,12 @@ def given_back(source: HuggingFace, target: HuggingFace) -> dict[str, bytes]:
 Made = tuple[dict[str, int], dict[str, Any]]  # every token with its id; what the file says of the pieces
 
 
-def _rows(config: Mapping[str, Any]) -> dict[str, int]:
-    """The rows of the embeddings of each side, by config.json; empty if it does not say."""
-    rows = config.get("vocab_size")
-    if rows is None:
-        return {}
-    return {"tokenizer": rows, "source": rows, "target": config.get("decoder_vocab_size") or rows}
-
-
-def _special(
-    tokens: Mapping[str, int], config: Mapping[str, Any], rows: int, about: Mapping[str, Any] | None = None
-) -> list[int]:
+def _special(tokens: Mapping[str, int], config: Mapping[str, Any], rows: int, about: Mapping[str, Any]) -> list[int]:
     """The model's ids of pad, unk, bos, eos and mask. Each stands for one of them, for the end first.
 
     about: its config.json, which may tell the ids of tokens that have no name.
     """
-    told = {EOS: (about or {}).get("eos_token_id"), PAD: (about or {}).get("pad_token_id")}
+    told = {EOS: about.get("eos_token_id"), PAD: about.get("pad_token_id")}
     found = dict.fromkeys(range(SPECIAL), ABSENT)
     for ours in (EOS, UNK, BOS, MASK, PAD):
         keys, usual = SPECIALS[ours]
@@ -158,7 +149,7 @@ def _byte_level(folder: Path, config: Mapping[str, Any]) -> str:
     for _, token in sorted(added.items()):
         known = {key: value for key, value in token.items() if key in documents.AddedToken.model_fields}
         engine.add_tokens([tokenizers.AddedToken(**known)])
-    special = _special(engine.get_vocab(), config, engine.get_vocab_size())
+    special = _special(engine.get_vocab(), config, engine.get_vocab_size(), {})
     named = {index: engine.id_to_token(index) for index in special if index != ABSENT}
     engine.add_special_tokens([*named.values()])
     if {special[BOS], special[EOS]} <= named.keys():  # around a text; janus puts its own

@@ -34,11 +34,7 @@ NO_TEXT = {  # how other files begin that are given as text by mistake
     b"%PDF-1.": "a PDF", b"PK\x03\x04": "a ZIP archive, as are .docx, .xlsx and .odt", b"\x7fELF": "a program",
     b"\x89PNG\r": "an image", b"SQLite format 3\0": "a database",
 }  # fmt: skip
-PACKED = {
-    b"\xfd7zXZ\0": "xz",
-    b"\x28\xb5\x2f\xfd": "zstd",
-    b"BZh91AY&SY": "bzip2",
-}  # how what these programs wrote begins
+PACKED = {b"\xfd7zXZ\0": "xz", b"\x28\xb5\x2f\xfd": "zstd", b"BZh91AY&SY": "bzip2"}  # how what these wrote begins
 AS_TEXT = "name a file of plain text in UTF-8; programs for such files can write one"
 BLOCK = 1 << 20  # bytes read at once
 LONGEST_LINE = 1 << 22  # bytes; anything longer is not text in lines, and encoding it would take 100 times its memory
@@ -104,15 +100,12 @@ def must_be_text(name: str, start: bytes) -> None:
         raise DataError(
             f"{name} is compressed by {packer}", f"unpack it first: `{command(packer, '-dc', 'FILE')} > NEW`"
         )
-    even, odd = start[::2].count(0), start[1::2].count(0)
-    if even + odd > max(1, len(start) // 3) and 4 * min(even, odd) > max(even, odd) and not start.startswith(UTF16):
+    marked, even, odd = start.startswith(UTF16), start[::2].count(0), start[1::2].count(0)
+    many = even + odd > max(1, len(start) // 3)
+    if many and not marked and 4 * min(even, odd) > max(even, odd):
         raise DataError(f"{name} is no text: {even + odd:,} of its first {len(start):,} bytes are 0", AS_TEXT)
-    if (
-        start.startswith(UTF16)
-        or start.count(0) > max(1, len(start) // 3)
-        or (start.endswith(b"\0\n") and _looks_wide(start))
-    ):
-        raise _wide(name, "UTF-16" if start.startswith(UTF16) else "UTF-16LE" if odd > even else "UTF-16BE")
+    if marked or many or (start.endswith(b"\0\n") and _looks_wide(start)):
+        raise _wide(name, "UTF-16" if marked else "UTF-16LE" if odd > even else "UTF-16BE")
 
 
 def _looks_wide(line: bytes) -> bool:

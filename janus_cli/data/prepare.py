@@ -107,7 +107,6 @@ def rehearse(recipe: Recipe, out: Path, *, force: bool = False, bad_utf8: BadUtf
     """A dry run of `prepare`: checks what it can without writing, raises the same errors, says what would be done."""
     data, knobs = recipe.data, recipe.tokenizer
     if data.is_named:
-        corpus.files(data, _folder(data))
         for split in corpus.survey(data, _folder(data), bad_utf8):
             _tell_files(split)
     elif data.synthetic is not None:

@@ -27,7 +27,7 @@ from janus_cli.system import is_denied
 from janus_cli.terminal import command, quoted
 
 # Knobs that say where the text is, not what it is: that is for the fingerprints.
-PLACES = ("dir", "files", "notes", "downloads")
+PLACES = {"dir", "files", "notes", "downloads"}
 REUSE = "tokenizer.reuse"
 CHECKED = ".checked.json"  # the files that were verified before
 OTHER_TEXT = "take its weights to other text in a new run: `janus train --from RUN`"
@@ -75,21 +75,14 @@ def has_tokenizer(folder: Path, other: Path) -> bool:
 
 def text_is_elsewhere(recipe: Recipe) -> bool:
     """Whether the recipe names no text, and the usual folder was made of text that was named when it was prepared."""
-    made = _usual_manifest(recipe).get("data", {})
+    made = usual_manifest(recipe).get("data", {})
     return not recipe.data.is_named and bool(made.get("dir") or made.get("files", {}).get("train"))
 
 
-def _usual_manifest(recipe: Recipe) -> dict[str, Any]:
+def usual_manifest(recipe: Recipe) -> dict[str, Any]:
+    """The manifest of a recipe's usual folder; empty if nothing is prepared there."""
     file = prepared_dir(recipe) / MANIFEST
     return documents.read(file, documents.Manifest) if file.is_file() else {}
-
-
-def how_to_prepare(recipe: Recipe, folder: Path, words: Sequence[str], basis: Basis | None = None) -> str:
-    """The command that makes a folder of prepared data. words: see `open_prepared`.
-
-    Of the text that the recipe names; else of that which the usual folder was made of, with another tokenizer.
-    """
-    return preprocess_command(words, recipe, folder, _usual_manifest(recipe), basis)
 
 
 def prepare_again(prepared: Prepared, run: Run, recipe: Recipe) -> str:
@@ -181,9 +174,8 @@ def missing_split(run: Run, split: str) -> DataError:
         prepare = command("janus", "preprocess", "--recipe", run.recipe, "--data-dir", "FOLDER")
         return DataError(f"{run.path} was imported, and no text was prepared for it", f"{prepare}; or {DO_WITHOUT}")
     if run.is_export:
-        what = f"{run.path} is an export, and does not hold the text of the {split} split"
         return DataError(
-            what,
+            f"{run.path} is an export, and does not hold the text of the {split} split",
             "`janus decode --input FILE` takes any text; `janus export --with-test` of the original run takes its test "
             "split along",
         )
@@ -273,7 +265,10 @@ def _with_tokenizer_of(
 def preprocess_command(
     words: Sequence[str], recipe: Recipe, folder: Path, manifest: Mapping[str, Any], basis: Basis | None = None
 ) -> str:
-    """The command that makes this folder; words, basis: see `open_prepared`."""
+    """The command that makes this folder, of the text that the recipe names, else of that in the manifest.
+
+    words, basis: see `open_prepared`.
+    """
     distilled = manifest.get("distilled")
     usual = distilled_dir(recipe) if distilled else place_for(recipe, basis)
     place = [] if folder.absolute() == usual.absolute() else ["--out", folder]
@@ -292,7 +287,7 @@ def _other_settings(recipe: Recipe, manifest: Mapping[str, Any]) -> Iterator[tup
     defaults = Recipe(name="defaults").plain()  # of knobs that are younger than the data
     for section in ("data", "tokenizer"):
         asked, used = recipe.plain()[section], {**defaults[section], **manifest[section]}
-        for key in sorted({*asked, *used} - {*(PLACES if section == "data" else ())}):
+        for key in sorted((asked.keys() | used.keys()) - PLACES):
             if asked.get(key) != used.get(key):
                 yield f"{section}.{key}", used.get(key), asked.get(key)
 

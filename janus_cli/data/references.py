@@ -19,21 +19,22 @@ KEYS = ("references", "reference")  # every object of JSON lines that are not na
 USUAL = (re.compile(r"(?i)ref(erence)?s?[ _-]?\d*"), re.compile(r"(?i)(target|tgt)[ _-]?\d*"))  # names of columns
 CALLED_SO = re.compile(r"(?i)(^|[._-])ref(erence)?s?\d*([._-]|$)")  # names of files in which all columns are such
 HINT = "name them with --reference-column"
+CALLED = "call its columns reference1, reference2, …"  # a hint for references beside a split
 
 
 def references(
-    path: Path, columns: Sequence[str] = (), *, keep_bytes: bool = False, hint: str = HINT, of_split: bool = False
+    path: Path, columns: Sequence[str] = (), *, keep_bytes: bool = False, of_split: bool = False
 ) -> Iterator[list[str]]:
     """The references of each line or row, at least one (which may be empty).
 
     columns: of a table; by default those called reference, reference1, …, else target; in a TSV without such a header,
-    all columns, and an empty cell is no reference. A cell may hold a list. keep_bytes: see `Texts`. hint: how to name
-    columns. of_split: it was named beside a source; else a TSV may have one itself, unless it is called NAME.refs.tsv.
+    all columns, and an empty cell is no reference. A cell may hold a list. keep_bytes: see `Texts`. of_split: it
+    belongs to a source beside it; else a TSV may have one itself, unless it is called NAME.refs.tsv.
 
     Raises:
         DataError: the file cannot be read, or has no such columns, or may have a source among them.
     """
-    lines = Lines(path, strict=True, keep_bytes=keep_bytes)
+    lines, hint = Lines(path, strict=True, keep_bytes=keep_bytes), CALLED if of_split else HINT
     if not columns and _holds_lists(lines):
         console.say(f"{lines.name}: a JSON list of references a line")
         return _from_lists(lines)

@@ -38,13 +38,20 @@ def step(split: Split) -> int:
     return max(1, split.lines // SAMPLED) if split.name == "train" else 1
 
 
-def round_trip(tokenizers: Tokenizers, lines: Sequence[str], rows: Sequence[Sequence[int]]) -> Counter[str]:
-    """The number of target lines, and of those that come back changed from their ids, `rows`, by cause."""
-    found = Counter({"lines": len(lines), **dict.fromkeys(CAUSES, 0)})
-    for line, row, back in zip(lines, rows, tokenizers.target.decode(rows), strict=True):
+def round_trip(
+    tokenizers: Tokenizers, split: Split, lines: Sequence[str], rows: Sequence[Sequence[int]], bad: set[int]
+) -> Counter[str]:
+    """The number of target lines that are tried, and of those that come back changed from their ids, `rows`, by cause.
+
+    bad: lines that were not UTF-8, which are not tried.
+    """
+    tried = [number for number in range(0, len(lines), step(split)) if lines[number] and number not in bad]
+    found = Counter({"lines": len(tried), **dict.fromkeys(CAUSES, 0)})
+    for number, back in zip(tried, tokenizers.target.decode([rows[number] for number in tried]), strict=True):
+        line = lines[number]
         if line.strip() and back != (wanted := join(line, tokenizers.joiner)):  # empty pairs are dropped
             spaces = "spaces" if back.split() == wanted.split() else "normalisation"
-            found["unknown" if UNK in row else spaces] += 1
+            found["unknown" if UNK in rows[number] else spaces] += 1
     return found
 
 

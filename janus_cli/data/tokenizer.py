@@ -213,8 +213,11 @@ def load_tokenizers(folder: Path) -> Tokenizers:
             raise DataError(f"{folder / INDEX}: {side} file {name!r} is not the name of a file in this folder")
         if name not in loaded:
             loaded[name] = _load_one(folder / name, kind, joiner)
-    files = [INDEX, *loaded]
-    _must_be_as_recorded(folder, files)
+    files, manifest = [INDEX, *loaded], folder / MANIFEST
+    known = documents.read(manifest, documents.Manifest).get("files", {}) if manifest.is_file() else {}
+    for name in files:
+        if name in known and known[name]["sha256"] != sha256(folder / name):
+            raise DataError(f"{folder / name} was changed: its sha256 is not the one in {MANIFEST}")
     begin = index.get("begin", {})
     source, target = (_beginning(loaded[names[side]], begin.get(side, []), folder) for side in SIDES)
     return Tokenizers(source, target, files, joiner)
@@ -234,15 +237,6 @@ def is_index(file: Path) -> bool:
         return file.stat().st_size < documents.MEBI and "kind" in json.loads(file.read_bytes())
     except (OSError, ValueError, TypeError):
         return False
-
-
-def _must_be_as_recorded(folder: Path, names: Iterable[str]) -> None:
-    """Raises DataError if the folder has a manifest, and it names another sha256 of one of these files."""
-    if (folder / MANIFEST).is_file():
-        files = documents.read(folder / MANIFEST, documents.Manifest).get("files", {})
-        for name in names:
-            if name in files and files[name]["sha256"] != sha256(folder / name):
-                raise DataError(f"{folder / name} was changed: its sha256 is not the one in {MANIFEST}")
 
 
 def _load_one(path: Path, kind: str, joiner: str) -> Tokenizer:

@@ -23,12 +23,12 @@ from janus_cli.data.prepared import (
     Prepared,
     data_of,
     fingerprints,
-    how_to_prepare,
     open_prepared,
     place_for,
     prepare_again,
     preprocess_command,
     text_is_elsewhere,
+    usual_manifest,
 )
 from janus_cli.device import keep_few_shapes, keep_freed_memory
 from janus_cli.errors import CheckpointError, DataError, JanusError, RunInUseError, Stopped, UsageError, require
@@ -266,7 +266,8 @@ def _open_data(
                 raise DataError(f"{gone}, which {run.path} was trained on, is gone", hint)
             if dry_run or text_is_elsewhere(recipe):
                 why = "everything that can be checked without it is fine; a dry run prepares nothing; " * dry_run
-                raise DataError(f"{folder} is not there yet", why + how_to_prepare(recipe, folder, words, basis))
+                make = preprocess_command(words, recipe, folder, usual_manifest(recipe), basis)
+                raise DataError(f"{folder} is not there yet", why + make)
             console.say(f"{folder} is not there yet: preparing it first, as `janus preprocess` would")
             prepare(recipe, folder, workers=None, force=False)
         verified = open_prepared(recipe, folder, words, of_run=resume, basis=basis)
