@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from janus_cli.scoring.scores import Hypotheses, Metric, References, Score, pairs, percentage, reference_count, summed
+from janus_cli.scoring.scores import Hypotheses, Metric, References, Score, mean_of_lines
 
 Word = TypeVar("Word", str, bytes)
 Words = list[str]
@@ -34,14 +34,11 @@ _STEP_4 = (
 def _rouge(kind: str) -> Metric:
     """kind: 1 or 2 for ROUGE-N, L."""
     hits = _lcs_hits if kind == "L" else partial(_ngram_hits, int(kind))
+    how = "f:1|stem:porter-1.5.5|irregular:no|tok:a-z0-9|sent:lines"
+    mean = mean_of_lines(partial(_f, hits), f"{how}|average:{SAMPLES}-samples|version:ROUGE-1.5.5")
 
-    def metric(name: str, hypotheses: Hypotheses, references: References, _: str) -> Score:
-        rows = [[1.0, _f(hits, line, others)] for line, others in pairs(hypotheses, references)]
-        signature = (
-            f"nrefs:{reference_count(references)}|f:1|stem:porter-1.5.5|irregular:no|tok:a-z0-9|sent:lines"
-            f"|average:{SAMPLES}-samples|version:ROUGE-1.5.5"
-        )
-        score = summed(name, signature, rows, percentage)
+    def metric(name: str, hypotheses: Hypotheses, references: References, tokenize: str) -> Score:
+        score = mean(name, hypotheses, references, tokenize)
         return replace(score, value=100 * average(score.statistics[:, 1]))
 
     return metric
