@@ -26,7 +26,7 @@ from janus_cli.data.hf_folder import SPECIALS, take_over
 from janus_cli.data.tokenizer import Tokenizer, Tokenizers, load_tokenizers, write_tokenizers
 from janus_cli.errors import DataError, UsageError
 from janus_cli.export import safetensors
-from janus_cli.export.folder import CONFIG, Weights, read
+from janus_cli.export.folder import CONFIG, read, read_weights
 from janus_cli.export.huggingface import (
     BIAS,
     HARMLESS,
@@ -168,7 +168,7 @@ def transformer(
     weights: Mapping[str, Tensor], config: Mapping[str, Any], orders: Sequence[Sequence[int]], start: int, suffix: int,
     name: str,
 ) -> Transformer:  # fmt: skip
-    """The model with these weights, in eval mode.
+    """The model with these weights, in eval mode. They may be of any float type; the model's are float32.
 
     orders: of the source's ids and the target's. start: see `moved`. suffix: `Model.source_suffix`. name: the model's
     folder, for messages.
@@ -188,30 +188,28 @@ def transformer(
         taken = {each for names in tables("none").values() for each in names} | {BIAS, *POSITIONS.values()}
         for ours, weight in model.weights().items():
             if ours in named:
-                found = moved(weights[named[ours]], orders[ours != "source_table.weight"], start)
+                found = moved(weights[named[ours]].float(), orders[ours != "source_table.weight"], start)
+            elif ours in made:
+                found = made[ours]
             else:
-                found = made[ours] if ours in made else torch.cat([weights[each] for each in parts(ours)])
-                taken.update(() if ours in made else parts(ours))
+                found = torch.cat([weights[each].float() for each in parts(ours)])
+                taken.update(parts(ours))
             _must_be(ours, found, [*weight.shape])
             weight.copy_(found)
     except KeyError as problem:
         raise DataError(f"{name}: there is no weight {problem}", "is it a whole encoder-decoder?") from None
-    except Misfit as problem:
+    except DataError as problem:
         raise DataError(f"{name}: {problem}") from None
     if strange := sorted(weights.keys() - taken):
         raise DataError(f"{name} has weights that such a model has no place for: {', '.join(strange[:3])}")
     return model
 
 
-class Misfit(Exception):
-    """What is wrong with a weight."""
-
-
 def _must_be(name: str, weight: Tensor, shape: Sequence[int]) -> None:
     if [*weight.shape] != [*shape]:
-        raise Misfit(f"{name} has shape {[*weight.shape]}, {CONFIG} makes it {[*shape]}")
+        raise DataError(f"{name} has shape {[*weight.shape]}, {CONFIG} makes it {[*shape]}")
     if not weight.isfinite().all():
-        raise Misfit(f"{name} has numbers that are not finite")
+        raise DataError(f"{name} has numbers that are not finite")
 
 
 def _tables(weights: Mapping[str, Tensor], knobs: Model, orders: Sequence[Sequence[int]]) -> dict[str, str]:
@@ -220,8 +218,8 @@ def _tables(weights: Mapping[str, Tensor], knobs: Model, orders: Sequence[Sequen
     for ours, names in tables(knobs.tie).items():
         named[ours], *more = [each for each in names if each in weights] or names[:1]
         for other in more:
-            if not torch.equal(weights[named[ours]], weights[other]):
-                raise Misfit(f"{named[ours]} and {other} differ, which {CONFIG} says are one")
+            if not torch.equal(weights[named[ours]].float(), weights[other].float()):
+                raise DataError(f"{named[ours]} and {other} differ, which {CONFIG} says are one")
         sides = [*orders] if knobs.tie == "all" else [orders[ours != "source_table.weight"]]
         for order in sides:
             _must_be(named[ours], weights[named[ours]], (max(order) + 1, knobs.width))
@@ -234,9 +232,9 @@ def _tables(weights: Mapping[str, Tensor], knobs: Model, orders: Sequence[Sequen
 def _bias(weights: Mapping[str, Tensor], order: Sequence[int], start: int) -> dict[str, Tensor]:
     if BIAS not in weights:
         return {}
-    theirs = weights[BIAS].flatten()
+    theirs = weights[BIAS].float().flatten()
     if len(theirs) != max(order) + 1:
-        raise Misfit(f"{BIAS} has {len(theirs):,} numbers, not one for each of {max(order) + 1:,} tokens")
+        raise DataError(f"{BIAS} has {len(theirs):,} numbers, not one for each of {max(order) + 1:,} tokens")
     bias = moved(theirs, order, start)
     silent = [ours for ours in (PAD, MASK) if order[ours] != ABSENT]
     bias[silent] = bias[silent].clamp(min=LEAST_BIAS)
@@ -246,7 +244,7 @@ def _bias(weights: Mapping[str, Tensor], order: Sequence[int], start: int) -> di
 
 def _positions(weights: Mapping[str, Tensor], knobs: Model, offset: int) -> dict[str, Tensor]:
     """The position tables that are stored; none if they are Marian's sinusoids."""
-    stored = {ours: weights[theirs][offset:] for ours, theirs in POSITIONS.items() if theirs in weights}
+    stored = {ours: weights[theirs][offset:].float() for ours, theirs in POSITIONS.items() if theirs in weights}
     for ours, table in stored.items():
         _must_be(ours, table, (knobs.max_length, knobs.width))
     fixed = sinusoids(knobs.max_length, knobs.width, "marian")
@@ -274,7 +272,7 @@ def import_model(
         source, target = (_huggingface(each) for each in (tokenizers.source, tokenizers.target))
         suffix = 0 if frame.suffix is None else source.ours(frame.suffix)
         orders = source.order, target.order
-        weights = Weights(folder)
+        weights, stored = read_weights(folder)
         model = transformer(weights, config, orders, frame.start, suffix, str(folder))
         first = 0 if frame.first is None else target.ours(frame.first)
         decoding = replace(
@@ -287,7 +285,7 @@ def import_model(
         if dry_run:
             console.say(f"would import {folder} to {out}")
             return out
-        files = {file.name: sha256(file) for file in weights.files}
+        files = {file.name: sha256(file) for file in stored}
         about = {
             "run": name, "checkpoint": ", ".join(files), "step": 0, "objective": recipe.objective.name,
             "sha256": next(iter(files.values())), "janus": __version__, "imported": config["model_type"],
