@@ -21,7 +21,7 @@ DTYPES = ("F64", "F32", "F16", "BF16")
 
 
 def read(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """A model's config.json, and its settings of generation, which earlier versions have in the former.
+    """A model's config.json, and its settings of generation that are set, which earlier versions have in the former.
 
     Raises:
         DataError: the folder is no model, or of a type that does not fit; or a file is damaged.
@@ -33,9 +33,11 @@ def read(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
         )
     kind_of(documents.read(folder / CONFIG, documents.ModelType), str(folder))
     config = documents.read(folder / CONFIG, documents.PretrainedConfig)
-    if not (folder / GENERATION).is_file():
-        return config, {key: config[key] for key in config if key in STEERING}
-    return config, documents.read(folder / GENERATION, documents.GenerationConfig)
+    if (folder / GENERATION).is_file():
+        settings = documents.read(folder / GENERATION, documents.GenerationConfig)
+    else:
+        settings = {key: config[key] for key in config if key in STEERING}
+    return config, {key: value for key, value in settings.items() if value is not None}
 
 
 def read_weights(folder: Path) -> tuple[dict[str, Tensor], list[Path]]:

@@ -110,22 +110,21 @@ def decoding_knobs(settings: Mapping[str, Any], longest: int) -> Decoding:
 
     `first_token` and `unwritten` are left out, which are ids.
     """
-    given = {name: value for name, value in settings.items() if value is not None}
     # Their lengths count the token that the decoder starts with.
-    least = given.get("min_new_tokens", max(given.get("min_length", 0) - 1, 0))
-    most = given["max_new_tokens"] + 1 if "max_new_tokens" in given else given.get("max_length", longest)
+    least = settings.get("min_new_tokens", max(settings.get("min_length", 0) - 1, 0))
+    most = settings["max_new_tokens"] + 1 if "max_new_tokens" in settings else settings.get("max_length", longest)
     least = min(least, max(0, min(most, longest) - 2))
-    stop: Any = {True: "full", False: "likely", "never": "never"}[given.get("early_stopping", False)]
+    stop: Any = {True: "full", False: "likely", "never": "never"}[settings.get("early_stopping", False)]
     sampling: dict[str, Any] = {}
-    if given.get("do_sample"):
-        cold = max(COLDEST, float(given.get("temperature", 1.0)))
-        sampling = {"temperature": cold, "top_k": given.get("top_k", 50), "top_p": float(given.get("top_p", 1.0))}
-    beam, nbest = given.get("num_beams", 1), given.get("num_return_sequences", 1)
+    if settings.get("do_sample"):
+        cold = max(COLDEST, float(settings.get("temperature", 1.0)))
+        sampling = {"temperature": cold, "top_k": settings.get("top_k", 50), "top_p": float(settings.get("top_p", 1.0))}
+    beam, nbest = settings.get("num_beams", 1), settings.get("num_return_sequences", 1)
     return Decoding(
         beam=beam, nbest=nbest if sampling else min(nbest, beam), early_stopping=stop,
-        length_penalty=max(0.0, float(given.get("length_penalty", 1.0))), min_length=least,
-        no_repeat_ngram=given.get("no_repeat_ngram_size", 0), max_ratio=0.0,
-        max_extra=max(0, min(most, longest) - 2 - least), free_end="forced_eos_token_id" in given,
+        length_penalty=max(0.0, float(settings.get("length_penalty", 1.0))), min_length=least,
+        no_repeat_ngram=settings.get("no_repeat_ngram_size", 0), max_ratio=0.0,
+        max_extra=max(0, min(most, longest) - 2 - least), free_end="forced_eos_token_id" in settings,
         **sampling,
     )  # fmt: skip
 
@@ -136,8 +135,8 @@ def unwritten(settings: Mapping[str, Any], order: Sequence[int]) -> tuple[int, .
 
     order: of the target's ids.
     """
-    bad = {words[0] for words in settings.get("bad_words_ids") or () if len(words) == 1} - {order[EOS]}
-    banned = {*bad, *(settings.get("suppress_tokens") or ()), order[PAD], order[MASK]} - {ABSENT}
+    bad = {words[0] for words in settings.get("bad_words_ids", ()) if len(words) == 1} - {order[EOS]}
+    banned = {*bad, *settings.get("suppress_tokens", ()), order[PAD], order[MASK]} - {ABSENT}
     return tuple(ours for ours, theirs in enumerate(order) if theirs in banned)
 
 
@@ -148,20 +147,19 @@ def not_followed(settings: Mapping[str, Any], end: int) -> list[str]:
     """
     samples = bool(settings.get("do_sample"))
     known = HARMLESS | documents.GenerationConfig.model_fields.keys() | (set() if samples else SAMPLING)
-    set_ = {name: value for name, value in settings.items() if value is not None}
     strange = {
-        name for name, value in set_.items() if name not in known and value != WITHOUT_EFFECT.get(name, ABSENT)
-    }  # fmt: skip
-    if any(len(words) != 1 for words in set_.get("bad_words_ids", ())):
+        name for name, value in settings.items() if name not in known and value != WITHOUT_EFFECT.get(name, ABSENT)
+    }
+    if any(len(words) != 1 for words in settings.get("bad_words_ids", ())):
         strange.add("bad_words_ids")
-    if set_.get("length_penalty", 0) < 0:
+    if settings.get("length_penalty", 0) < 0:
         strange.add("length_penalty")
-    if samples and set_.get("num_beams", 1) > 1:  # transformers samples within a beam
+    if samples and settings.get("num_beams", 1) > 1:  # transformers samples within a beam
         strange.add("num_beams")
-    if not samples and set_.get("num_return_sequences", 1) > set_.get("num_beams", 1):
+    if not samples and settings.get("num_return_sequences", 1) > settings.get("num_beams", 1):
         strange.add("num_return_sequences")
-    strange |= {key for key in ("eos_token_id", "forced_eos_token_id") if set_.get(key, end) not in (end, [end])}
-    return [f"{name} {set_[name]}" for name in sorted(strange)]
+    strange |= {key for key in ("eos_token_id", "forced_eos_token_id") if settings.get(key, end) not in (end, [end])}
+    return [f"{name} {settings[name]}" for name in sorted(strange)]
 
 
 def transformer(
