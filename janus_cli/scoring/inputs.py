@@ -51,7 +51,11 @@ def decoding_like(first: Path, place: Path) -> Path:
 
     Raises what `newest_decoding` does, and UsageError if both are decodings, and of different splits.
     """
-    other = _decoding_of(place, first.name)
+    is_run = pretrained(place) or any((folder / "recipe.yaml").is_file() for folder in (place, RUNS / place))
+    other = place
+    if place != STDIN and is_run:
+        alike = find_run(place).decoded / first.name
+        other = alike if alike.is_file() else newest_decoding(place)[0]
     splits = [_split_of(path) for path in (first, other)]
     if all(splits) and splits[0] != splits[1]:
         run = run_around(other)
@@ -61,14 +65,6 @@ def decoding_like(first: Path, place: Path) -> Path:
             f"decode the same split, in the same mode: `{decode}`",
         )
     return other
-
-
-def _decoding_of(place: Path, name: str) -> Path:
-    is_run = pretrained(place) or any((folder / "recipe.yaml").is_file() for folder in (place, RUNS / place))
-    if place == STDIN or not is_run:
-        return place
-    alike = find_run(place).decoded / name
-    return alike if alike.is_file() else newest_decoding(place)[0]
 
 
 def _split_of(hypotheses: Path) -> str:
