@@ -156,10 +156,6 @@ def _one_sentence_a_line(text: str) -> str:
     return re.sub(r"(?<=[.!?]) +|(?<=[。！？]) *", "\n", text)
 
 
-def _equals_one(line: str, others: list[str]) -> bool:
-    return line.strip() in {other.strip() for other in others}
-
-
 def _edits(line: str, others: list[str]) -> tuple[int, int]:
     """1, and characters to insert, delete or replace until a line equals its nearest reference."""
     return 1, min(edit_distance(line.strip(), other.strip()) for other in others)
@@ -211,7 +207,9 @@ METRICS: dict[str, Metric] = {  # by name, as in `measures.MEASURES`
     "ter": _sacrebleu("TER"),
     **{kind: _rouge(kind, stem=False) for kind in GROUPS["rouge"]},
     **{f"{kind}-stem": _rouge(kind, stem=True) for kind in GROUPS["rouge"]},
-    "exact": mean_of_lines(_equals_one, "case:mixed|space:stripped"),
+    "exact": mean_of_lines(
+        lambda line, others: line.strip() in {other.strip() for other in others}, "case:mixed|space:stripped"
+    ),
     "edit": by_line(
         _edits, lambda total: float(total[1] / total[0]), "case:mixed|space:stripped|unit:characters"
     ),

@@ -13,12 +13,8 @@ from janus_cli.scoring.scores import Hypotheses, Metric, References, Score, mean
 _NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 
-def _best_f1(hypothesis: str, references: list[str]) -> float:
-    """F1 of words with the best of the references (Rajpurkar 2016)."""
-    return max(_f1(hypothesis, reference) for reference in references)
-
-
 def _f1(hypothesis: str, reference: str) -> float:
+    """F1 of words (Rajpurkar 2016)."""
     first, second = _answer(hypothesis), _answer(reference)
     common = (Counter(first) & Counter(second)).total()
     if not first or not second:
@@ -50,7 +46,10 @@ def _distinct(order: int, name: str, hypotheses: Hypotheses, references: Referen
 
 
 METRICS: dict[str, Metric] = {
-    "f1": mean_of_lines(_best_f1, "case:lower|punctuation:no|articles:no|version:SQuAD-1.1"),
+    "f1": mean_of_lines(
+        lambda line, others: max(_f1(line, other) for other in others),
+        "case:lower|punctuation:no|articles:no|version:SQuAD-1.1",
+    ),
     **{
         f"bleu{order}-sentence": mean_of_lines(
             partial(_sentence_bleu, order), f"order:{order}|case:mixed|tok:spaces|smooth:method7", "nltk"
