@@ -58,17 +58,15 @@ def write(source: Source, folder: Path, quantization: str) -> None:
 
 def unique_names(tokenizer: Tokenizer) -> list[str]:
     """A unique name for each id: its piece, with the id appended if the name is taken (a word list may hold `<s>`)."""
-    names = list(NAMES)
+    names = dict.fromkeys(NAMES)
     pieces = tokenizer.pieces(range(SPECIAL, tokenizer.size))
     taken = {*NAMES, *pieces}
-    seen = set(NAMES)
     for index, piece in enumerate(pieces, SPECIAL):
         name = piece
-        while name in seen or (name != piece and name in taken):
+        while name in names or (name != piece and name in taken):
             name += f"#{index}"
-        seen.add(name)
-        names.append(name)
-    return names
+        names[name] = None
+    return list(names)
 
 
 def specification(model: Transformer, never: Unwritten = NEVER_WRITTEN) -> Any:

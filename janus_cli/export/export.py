@@ -20,6 +20,7 @@ from janus_cli.training.checkpoint import fingerprint, read_checkpoint, verify
 
 AS_TRAINED, SPLIT = "float32", "test"
 WHAT = "an export"  # in messages
+MUST_FIT = {"ctranslate2": ctranslate2.must_fit, "transformers": transformers.must_fit, "onnx": onnx.must_fit}
 
 
 def export(
@@ -58,9 +59,10 @@ def export(
             about["ctranslate2"] = ctranslate2.version()
         elif kind == "transformers":
             lost, notes = transformers.write(source, making)
-            for tell, told in ((console.warn, lost), (console.say, notes)):
-                for note in told:
-                    tell(f"in transformers, {note}")
+            for note in lost:
+                console.warn(f"in transformers, {note}")
+            for note in notes:
+                console.say(f"in transformers, {note}")
         elif kind == "onnx":
             onnx.write(source, making)
         else:
@@ -79,12 +81,8 @@ def _is_export(folder: Path) -> bool:
 
 def _read(run: Run, folder: Path, kind: str, changes: Sequence[str], with_test: bool) -> Source:
     recipe = portable(own_recipe(folder, changes))
-    if kind == "ctranslate2":
-        ctranslate2.must_fit(recipe)
-    elif kind == "transformers":
-        transformers.must_fit(recipe)
-    elif kind == "onnx":
-        onnx.must_fit(recipe)
+    if kind in MUST_FIT:
+        MUST_FIT[kind](recipe)
     state = verify(folder).state
     provenance = {
         "run": run.path.resolve().name, "checkpoint": folder.name, "step": state.get("step"),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,7 @@ DTYPES = ("F64", "F32", "F16", "BF16")
 
 
 def read(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """A model's config.json, and its settings of generation, which earlier versions have in the former.
+    """A model's config.json, and its settings of generation that are set, which earlier versions have in the former.
 
     Raises:
         DataError: the folder is no model, or of a type that does not fit; or a file is damaged.
@@ -34,49 +33,41 @@ def read(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
         )
     kind_of(documents.read(folder / CONFIG, documents.ModelType), str(folder))
     config = documents.read(folder / CONFIG, documents.PretrainedConfig)
-    if not (folder / GENERATION).is_file():
-        return config, {key: config[key] for key in config if key in STEERING}
-    return config, documents.read(folder / GENERATION, documents.GenerationConfig)
+    if (folder / GENERATION).is_file():
+        settings = documents.read(folder / GENERATION, documents.GenerationConfig)
+    else:
+        settings = {key: config[key] for key in config if key in STEERING}
+    return config, {key: value for key, value in settings.items() if value is not None}
 
 
-class Weights(Mapping[str, Tensor]):
-    """All weights in float32, each under the name that a model with a language-modelling head has it.
+def read_weights(folder: Path) -> tuple[dict[str, Tensor], list[Path]]:
+    """All weights, each under the name that a model with a language-modelling head has it, and their files.
 
-    A weight is read from its file whenever it is asked for, so that none is in memory twice.
-    files: that hold the weights.
+    They are of the type that their file has, which is mapped: only what is used of them gets into memory.
 
     Raises:
-        DataError: there are none, or only pickles, which are never read; or a file is damaged.
+        DataError: there are none, or only pickles, which are never read; a file is damaged, or holds other than floats.
     """
-
-    def __init__(self, folder: Path) -> None:
-        index = folder / INDEX
-        listed = {} if (folder / WEIGHTS).is_file() else _listed(folder)
-        self.files = [folder / name for name in sorted({*listed.values()} or {WEIGHTS})]
-        self._places: dict[str, tuple[Path, str]] = {}
-        found = set[str]()
-        for file in self.files:
-            for name in _names(file):
+    listed = {} if (folder / WEIGHTS).is_file() else _listed(folder)
+    files = [folder / name for name in sorted({*listed.values()} or {WEIGHTS})]
+    weights, found = dict[str, Tensor](), set[str]()
+    for file in files:
+        with opened(file, "pt", DataError) as handle:
+            for name in sorted(handle.keys()):
+                if (dtype := handle.get_slice(name).get_dtype()) not in DTYPES:
+                    raise DataError(
+                        f"{file}: {name} is of type {dtype}, janus reads {', '.join(DTYPES)}",
+                        "take the model's original weights, not quantised ones",
+                    )
                 bare = name.startswith(("encoder.", "decoder.", "shared."))  # a model saved without its head
                 ours = f"model.{name}" if bare else name
-                if ours in self._places:
+                if ours in weights:
                     raise DataError(f"{folder} has the weight {ours} twice")
-                self._places[ours] = file, name
+                weights[ours] = handle.get_tensor(name)
                 found.add(name)
-        if missing := sorted(listed.keys() - found):
-            raise DataError(f"{index} lists weights that are not there: {', '.join(missing[:3])}")
-
-    def __getitem__(self, name: str) -> Tensor:
-        file, theirs = self._places[name]
-        with opened(file, "pt", DataError) as handle:
-            tensor: Tensor = handle.get_tensor(theirs)
-            return tensor.float()
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._places)
-
-    def __len__(self) -> int:
-        return len(self._places)
+    if missing := sorted(listed.keys() - found):
+        raise DataError(f"{folder / INDEX} lists weights that are not there: {', '.join(missing[:3])}")
+    return weights, files
 
 
 def _listed(folder: Path) -> dict[str, str]:
@@ -95,16 +86,3 @@ def _listed(folder: Path) -> dict[str, str]:
             f"  Model.from_pretrained({str(folder)!r}).save_pretrained({str(folder)!r})",
         )
     raise DataError(f"{folder} has no {WEIGHTS}, nor {INDEX}", "download it as well")
-
-
-def _names(file: Path) -> list[str]:
-    """The names of a file's weights. Raises DataError if it is damaged, or a weight has another type than float."""
-    with opened(file, "pt", DataError) as handle:
-        types = {name: handle.get_slice(name).get_dtype() for name in sorted(handle.keys())}
-    for name, dtype in types.items():
-        if dtype not in DTYPES:
-            raise DataError(
-                f"{file}: {name} is of type {dtype}, janus reads {', '.join(DTYPES)}",
-                "take the model's original weights, not quantised ones",
-            )
-    return [*types]

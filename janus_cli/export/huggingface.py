@@ -20,19 +20,21 @@ from janus_cli.errors import DataError
 
 
 class Kind(NamedTuple):
-    """A model type in our knobs. offset: rows of its position tables before that of the first position."""
+    """A model type in our knobs. offset: rows of its position tables before that of the first position. cls: its class
+    in transformers."""
 
     norm: str
     embedding_norm: bool
     positions: str
     offset: int
+    cls: str
 
 
 KINDS = {
-    "bart": Kind("post", True, "learned", 2),
-    "mbart": Kind("pre", True, "learned", 2),
-    "marian": Kind("post", False, "marian", 0),
-    "pegasus": Kind("pre", False, "marian", 0),
+    "bart": Kind("post", True, "learned", 2, "BartForConditionalGeneration"),
+    "mbart": Kind("pre", True, "learned", 2, "MBartForConditionalGeneration"),
+    "marian": Kind("post", False, "marian", 0, "MarianMTModel"),
+    "pegasus": Kind("pre", False, "marian", 0, "PegasusForConditionalGeneration"),
 }
 # Why other well-known types do not fit.
 UNFIT = {

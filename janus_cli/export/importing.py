@@ -26,7 +26,7 @@ from janus_cli.data.hf_folder import SPECIALS, take_over
 from janus_cli.data.tokenizer import Tokenizer, Tokenizers, load_tokenizers, write_tokenizers
 from janus_cli.errors import DataError, UsageError
 from janus_cli.export import safetensors
-from janus_cli.export.folder import CONFIG, Weights, read
+from janus_cli.export.folder import CONFIG, read, read_weights
 from janus_cli.export.huggingface import (
     BIAS,
     HARMLESS,
@@ -110,22 +110,21 @@ def decoding_knobs(settings: Mapping[str, Any], longest: int) -> Decoding:
 
     `first_token` and `unwritten` are left out, which are ids.
     """
-    given = {name: value for name, value in settings.items() if value is not None}
     # Their lengths count the token that the decoder starts with.
-    least = given.get("min_new_tokens", max(given.get("min_length", 0) - 1, 0))
-    most = given["max_new_tokens"] + 1 if "max_new_tokens" in given else given.get("max_length", longest)
+    least = settings.get("min_new_tokens", max(settings.get("min_length", 0) - 1, 0))
+    most = settings["max_new_tokens"] + 1 if "max_new_tokens" in settings else settings.get("max_length", longest)
     least = min(least, max(0, min(most, longest) - 2))
-    stop: Any = {True: "full", False: "likely", "never": "never"}[given.get("early_stopping", False)]
+    stop: Any = {True: "full", False: "likely", "never": "never"}[settings.get("early_stopping", False)]
     sampling: dict[str, Any] = {}
-    if given.get("do_sample"):
-        cold = max(COLDEST, float(given.get("temperature", 1.0)))
-        sampling = {"temperature": cold, "top_k": given.get("top_k", 50), "top_p": float(given.get("top_p", 1.0))}
-    beam, nbest = given.get("num_beams", 1), given.get("num_return_sequences", 1)
+    if settings.get("do_sample"):
+        cold = max(COLDEST, float(settings.get("temperature", 1.0)))
+        sampling = {"temperature": cold, "top_k": settings.get("top_k", 50), "top_p": float(settings.get("top_p", 1.0))}
+    beam, nbest = settings.get("num_beams", 1), settings.get("num_return_sequences", 1)
     return Decoding(
         beam=beam, nbest=nbest if sampling else min(nbest, beam), early_stopping=stop,
-        length_penalty=max(0.0, float(given.get("length_penalty", 1.0))), min_length=least,
-        no_repeat_ngram=given.get("no_repeat_ngram_size", 0), max_ratio=0.0,
-        max_extra=max(0, min(most, longest) - 2 - least), free_end="forced_eos_token_id" in given,
+        length_penalty=max(0.0, float(settings.get("length_penalty", 1.0))), min_length=least,
+        no_repeat_ngram=settings.get("no_repeat_ngram_size", 0), max_ratio=0.0,
+        max_extra=max(0, min(most, longest) - 2 - least), free_end="forced_eos_token_id" in settings,
         **sampling,
     )  # fmt: skip
 
@@ -136,8 +135,8 @@ def unwritten(settings: Mapping[str, Any], order: Sequence[int]) -> tuple[int, .
 
     order: of the target's ids.
     """
-    bad = {words[0] for words in settings.get("bad_words_ids") or () if len(words) == 1} - {order[EOS]}
-    banned = {*bad, *(settings.get("suppress_tokens") or ()), order[PAD], order[MASK]} - {ABSENT}
+    bad = {words[0] for words in settings.get("bad_words_ids", ()) if len(words) == 1} - {order[EOS]}
+    banned = {*bad, *settings.get("suppress_tokens", ()), order[PAD], order[MASK]} - {ABSENT}
     return tuple(ours for ours, theirs in enumerate(order) if theirs in banned)
 
 
@@ -148,27 +147,26 @@ def not_followed(settings: Mapping[str, Any], end: int) -> list[str]:
     """
     samples = bool(settings.get("do_sample"))
     known = HARMLESS | documents.GenerationConfig.model_fields.keys() | (set() if samples else SAMPLING)
-    set_ = {name: value for name, value in settings.items() if value is not None}
     strange = {
-        name for name, value in set_.items() if name not in known and value != WITHOUT_EFFECT.get(name, ABSENT)
-    }  # fmt: skip
-    if any(len(words) != 1 for words in set_.get("bad_words_ids", ())):
+        name for name, value in settings.items() if name not in known and value != WITHOUT_EFFECT.get(name, ABSENT)
+    }
+    if any(len(words) != 1 for words in settings.get("bad_words_ids", ())):
         strange.add("bad_words_ids")
-    if set_.get("length_penalty", 0) < 0:
+    if settings.get("length_penalty", 0) < 0:
         strange.add("length_penalty")
-    if samples and set_.get("num_beams", 1) > 1:  # transformers samples within a beam
+    if samples and settings.get("num_beams", 1) > 1:  # transformers samples within a beam
         strange.add("num_beams")
-    if not samples and set_.get("num_return_sequences", 1) > set_.get("num_beams", 1):
+    if not samples and settings.get("num_return_sequences", 1) > settings.get("num_beams", 1):
         strange.add("num_return_sequences")
-    strange |= {key for key in ("eos_token_id", "forced_eos_token_id") if set_.get(key, end) not in (end, [end])}
-    return [f"{name} {set_[name]}" for name in sorted(strange)]
+    strange |= {key for key in ("eos_token_id", "forced_eos_token_id") if settings.get(key, end) not in (end, [end])}
+    return [f"{name} {settings[name]}" for name in sorted(strange)]
 
 
 def transformer(
     weights: Mapping[str, Tensor], config: Mapping[str, Any], orders: Sequence[Sequence[int]], start: int, suffix: int,
     name: str,
 ) -> Transformer:  # fmt: skip
-    """The model with these weights, in eval mode.
+    """The model with these weights, in eval mode. They may be of any float type; the model's are float32.
 
     orders: of the source's ids and the target's. start: see `moved`. suffix: `Model.source_suffix`. name: the model's
     folder, for messages.
@@ -188,30 +186,28 @@ def transformer(
         taken = {each for names in tables("none").values() for each in names} | {BIAS, *POSITIONS.values()}
         for ours, weight in model.weights().items():
             if ours in named:
-                found = moved(weights[named[ours]], orders[ours != "source_table.weight"], start)
+                found = moved(weights[named[ours]].float(), orders[ours != "source_table.weight"], start)
+            elif ours in made:
+                found = made[ours]
             else:
-                found = made[ours] if ours in made else torch.cat([weights[each] for each in parts(ours)])
-                taken.update(() if ours in made else parts(ours))
+                found = torch.cat([weights[each].float() for each in parts(ours)])
+                taken.update(parts(ours))
             _must_be(ours, found, [*weight.shape])
             weight.copy_(found)
     except KeyError as problem:
         raise DataError(f"{name}: there is no weight {problem}", "is it a whole encoder-decoder?") from None
-    except Misfit as problem:
+    except DataError as problem:
         raise DataError(f"{name}: {problem}") from None
     if strange := sorted(weights.keys() - taken):
         raise DataError(f"{name} has weights that such a model has no place for: {', '.join(strange[:3])}")
     return model
 
 
-class Misfit(Exception):
-    """What is wrong with a weight."""
-
-
 def _must_be(name: str, weight: Tensor, shape: Sequence[int]) -> None:
     if [*weight.shape] != [*shape]:
-        raise Misfit(f"{name} has shape {[*weight.shape]}, {CONFIG} makes it {[*shape]}")
+        raise DataError(f"{name} has shape {[*weight.shape]}, {CONFIG} makes it {[*shape]}")
     if not weight.isfinite().all():
-        raise Misfit(f"{name} has numbers that are not finite")
+        raise DataError(f"{name} has numbers that are not finite")
 
 
 def _tables(weights: Mapping[str, Tensor], knobs: Model, orders: Sequence[Sequence[int]]) -> dict[str, str]:
@@ -220,8 +216,8 @@ def _tables(weights: Mapping[str, Tensor], knobs: Model, orders: Sequence[Sequen
     for ours, names in tables(knobs.tie).items():
         named[ours], *more = [each for each in names if each in weights] or names[:1]
         for other in more:
-            if not torch.equal(weights[named[ours]], weights[other]):
-                raise Misfit(f"{named[ours]} and {other} differ, which {CONFIG} says are one")
+            if not torch.equal(weights[named[ours]].float(), weights[other].float()):
+                raise DataError(f"{named[ours]} and {other} differ, which {CONFIG} says are one")
         sides = [*orders] if knobs.tie == "all" else [orders[ours != "source_table.weight"]]
         for order in sides:
             _must_be(named[ours], weights[named[ours]], (max(order) + 1, knobs.width))
@@ -234,9 +230,9 @@ def _tables(weights: Mapping[str, Tensor], knobs: Model, orders: Sequence[Sequen
 def _bias(weights: Mapping[str, Tensor], order: Sequence[int], start: int) -> dict[str, Tensor]:
     if BIAS not in weights:
         return {}
-    theirs = weights[BIAS].flatten()
+    theirs = weights[BIAS].float().flatten()
     if len(theirs) != max(order) + 1:
-        raise Misfit(f"{BIAS} has {len(theirs):,} numbers, not one for each of {max(order) + 1:,} tokens")
+        raise DataError(f"{BIAS} has {len(theirs):,} numbers, not one for each of {max(order) + 1:,} tokens")
     bias = moved(theirs, order, start)
     silent = [ours for ours in (PAD, MASK) if order[ours] != ABSENT]
     bias[silent] = bias[silent].clamp(min=LEAST_BIAS)
@@ -246,7 +242,7 @@ def _bias(weights: Mapping[str, Tensor], order: Sequence[int], start: int) -> di
 
 def _positions(weights: Mapping[str, Tensor], knobs: Model, offset: int) -> dict[str, Tensor]:
     """The position tables that are stored; none if they are Marian's sinusoids."""
-    stored = {ours: weights[theirs][offset:] for ours, theirs in POSITIONS.items() if theirs in weights}
+    stored = {ours: weights[theirs][offset:].float() for ours, theirs in POSITIONS.items() if theirs in weights}
     for ours, table in stored.items():
         _must_be(ours, table, (knobs.max_length, knobs.width))
     fixed = sinusoids(knobs.max_length, knobs.width, "marian")
@@ -274,7 +270,7 @@ def import_model(
         source, target = (_huggingface(each) for each in (tokenizers.source, tokenizers.target))
         suffix = 0 if frame.suffix is None else source.ours(frame.suffix)
         orders = source.order, target.order
-        weights = Weights(folder)
+        weights, stored = read_weights(folder)
         model = transformer(weights, config, orders, frame.start, suffix, str(folder))
         first = 0 if frame.first is None else target.ours(frame.first)
         decoding = replace(
@@ -287,7 +283,7 @@ def import_model(
         if dry_run:
             console.say(f"would import {folder} to {out}")
             return out
-        files = {file.name: sha256(file) for file in weights.files}
+        files = {file.name: sha256(file) for file in stored}
         about = {
             "run": name, "checkpoint": ", ".join(files), "step": 0, "objective": recipe.objective.name,
             "sha256": next(iter(files.values())), "janus": __version__, "imported": config["model_type"],

@@ -101,8 +101,12 @@ def _given_back(source: HuggingFace, target: HuggingFace, suffix: int, start: in
     spoken = {key: name for key, name in named.items() if LANGUAGE.fullmatch(name)}
     config |= spoken
     if ENGINE in found:
-        engine, fits = _framing(source, found[ENGINE], ends)
-        found[ENGINE] = engine
+        engine = library(found[ENGINE].decode(), ENGINE)
+        framed = [source.order[index] for index in [*source.encode(["a"])[0], *ends]]
+        fits = engine.encode("a").ids == framed
+        if not fits:
+            _frame(source, engine, ends)
+            found[ENGINE] = str(engine.to_str()).encode()
         if not spoken and not (fits and "tokenizer_class" in config):  # a class puts its own frame, or a type its class
             config = _named(source, engine) | config | {"tokenizer_class": "PreTrainedTokenizerFast"}
     elif MBART not in found:
@@ -116,24 +120,16 @@ def _given_back(source: HuggingFace, target: HuggingFace, suffix: int, start: in
     return found
 
 
-def _framing(source: HuggingFace, data: bytes, ends: list[int]) -> tuple[bytes, bool]:
-    """A tokenizer.json that puts around a text what the model reads, and whether it is the given one.
-
-    ends: our ids that follow a text.
-    """
-    engine = library(data.decode(), ENGINE)
-    if engine.encode("a").ids == [source.order[index] for index in [*source.encode(["a"])[0], *ends]]:
-        return data, True
+def _frame(source: HuggingFace, engine: Any, ends: list[int]) -> None:
+    """Makes a tokenizer put around a text what the model reads. ends: our ids that follow a text."""
     begin, end = ([engine.id_to_token(source.order[index]) for index in ids] for ids in (source.begin, ends))
     ids = [(name, engine.token_to_id(name)) for name in {*begin, *end}]
     template = require("tokenizers", EXTRA).processors.TemplateProcessing
     engine.post_processor = template(single=[*begin, "$A", *end], special_tokens=ids)
-    return str(engine.to_str()).encode(), False
 
 
-def _named(source: HuggingFace, data: bytes) -> dict[str, Any]:
-    """What a tokenizer_config.json says of the special tokens of a tokenizer.json, which classes know by themselves."""
-    engine = library(data.decode(), ENGINE)
+def _named(source: HuggingFace, engine: Any) -> dict[str, Any]:
+    """What a tokenizer_config.json says of a tokenizer's special tokens, which classes know by themselves."""
     special = zip(SPECIALS, source.stored["special"], strict=True)
     named = {keys[0]: engine.id_to_token(index) for (keys, _), index in special if index != ABSENT}
     return named | {"model_input_names": ["input_ids", "attention_mask"]}
@@ -167,10 +163,7 @@ def _words(tokenizer: Tokenizer, joiner: str) -> bytes:
         single=["$A", INSIDE[EOS]], special_tokens=[(INSIDE[EOS], EOS)]
     )
     engine.add_special_tokens([INSIDE[index] for index in (PAD, BOS, EOS, MASK)])
-    spaced = [
-        decoders.WordPiece(prefix=INSIDE[PAD], cleanup=False),
-        decoders.Fuse(),
-    ]  # spaces between, a prefix of none
+    spaced = [decoders.WordPiece(prefix=INSIDE[PAD], cleanup=False), decoders.Fuse()]  # spaces between, no prefix
     if joiner:
         spaced += [
             decoders.Replace(pattern(f"{_escaped(joiner)}( |\\z)"), ""), decoders.Replace(pattern(" +\\z"), ""),

@@ -23,10 +23,6 @@ from janus_cli.export.source import README, Source, cleaning_program, fill, must
 from janus_cli.files import like, write_atomically, write_json
 from janus_cli.recipe import Recipe
 
-CLASSES = {
-    "bart": "BartForConditionalGeneration", "mbart": "MBartForConditionalGeneration", "marian": "MarianMTModel",
-    "pegasus": "PegasusForConditionalGeneration",
-}  # fmt: skip
 STOP: dict[str, Any] = {"full": True, "likely": False, "never": "never"}  # early_stopping there
 # Added to the logits of tokens that are never written and whose probability the others share.
 FORBIDDEN = -1e4
@@ -42,11 +38,7 @@ def must_fit(recipe: Recipe) -> None:
     """Raises UsageError for models that are none of theirs, and for a recipe that janus cannot decode with either."""
     tokenizer_files.must_fit(recipe)
     must_be_ordinary(recipe, "transformers")
-    _plan(recipe)
-
-
-def _plan(recipe: Recipe) -> modes.Plan:
-    return modes.choose(recipe, {"mode": "ar"})
+    modes.choose(recipe, {"mode": "ar"})
 
 
 def write(source: Source, folder: Path) -> tuple[list[str], list[str]]:
@@ -78,7 +70,7 @@ def write(source: Source, folder: Path) -> tuple[list[str], list[str]]:
         "pad_token_id": filler, "eos_token_id": orders[1][EOS], "decoder_start_token_id": start,
         "bos_token_id": orders[0][begin[0]] if begin and name == "bart" else None,
     }  # fmt: skip
-    plan = _plan(source.recipe)
+    plan = modes.choose(source.recipe, {"mode": "ar"})
     lost, notes = [*_lost(plan)], [*_notes(plan.options), *tokenizer_files.notes(source)]
     write_json(folder / "config.json", _config(knobs, name, rows) | ids)
     like(folder / "config.json", folder / "model.safetensors")
@@ -152,7 +144,7 @@ def _weights(source: Source, name: str, orders: Sequence[Sequence[int]]) -> dict
 def _config(knobs: Model, name: str, rows: tuple[int, int]) -> dict[str, Any]:
     heads = {f"{side}_{their}": getattr(knobs, our) for side in ("encoder", "decoder") for their, our in SHARED.items()}
     return {
-        "model_type": name, "architectures": [CLASSES[name]], "is_encoder_decoder": True, "dtype": "float32",
+        "model_type": name, "architectures": [KINDS[name].cls], "is_encoder_decoder": True, "dtype": "float32",
         "d_model": knobs.width, "encoder_layers": knobs.encoder_layers, "decoder_layers": knobs.decoder_layers, **heads,
         "activation_function": knobs.activation, "scale_embedding": knobs.embedding_scale,
         "max_position_embeddings": knobs.max_length, "vocab_size": rows[0], "decoder_vocab_size": rows[1],

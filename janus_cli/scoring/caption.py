@@ -20,23 +20,22 @@ from numpy.typing import NDArray
 
 from janus_cli.errors import UsageError, require
 from janus_cli.scoring.rouge155 import lcs, ngrams
-from janus_cli.scoring.scores import Hypotheses, Metric, References, Score, pairs, percentage, reference_count, summed
+from janus_cli.scoring.scores import (
+    Hypotheses,
+    Metric,
+    References,
+    Score,
+    by_line,
+    mean_of_lines,
+    pairs,
+    reference_count,
+    summed,
+)
 
 ORDERS = range(1, 5)
 BETA = 1.2
 # Of METEOR for English (task rank); the weights are those of exact, stem, synonym and paraphrase matches.
 ALPHA, PENALTY_POWER, PENALTY, CONTENT, MATCHES = 0.85, 0.2, 0.6, 0.75, np.array([1.0, 0.6, 0.8, 0.6])
-
-
-def _bleu(order: int) -> Metric:
-    """The geometric mean of n-gram precisions up to an order, times the brevity penalty, without smoothing."""
-
-    def metric(name: str, hypotheses: Hypotheses, references: References, _: str) -> Score:
-        rows = [_counts(line, others) for line, others in pairs(hypotheses, references)]
-        signature = f"nrefs:{reference_count(references)}|order:{order}|case:mixed|tok:spaces|smooth:none|ref:closest"
-        return summed(name, f"{signature}|version:coco-caption", rows, partial(_from_counts, order))
-
-    return metric
 
 
 def _counts(hypothesis: str, references: list[str]) -> list[float]:
@@ -52,7 +51,8 @@ def _counts(hypothesis: str, references: list[str]) -> list[float]:
     return [len(words), nearest, *(max(0, len(words) - order + 1) for order in ORDERS), *right]
 
 
-def _from_counts(order: int, total: NDArray[np.float64]) -> float:
+def _bleu(order: int, total: NDArray[np.float64]) -> float:
+    """The geometric mean of n-gram precisions up to an order, times the brevity penalty; of the sum of `_counts`."""
     words, nearest, *counts = map(float, total)
     ngrams, right = counts[: len(ORDERS)], counts[len(ORDERS) :]
     precisions = [(right[n] + 1e-15) / (ngrams[n] + 1e-9) for n in range(order)]  # the script's guards against 0
@@ -60,13 +60,7 @@ def _from_counts(order: int, total: NDArray[np.float64]) -> float:
     return float(100 * math.prod(precisions) ** (1 / order) * min(1.0, math.exp(1 - 1 / ratio)))
 
 
-def _rouge_l(name: str, hypotheses: Hypotheses, references: References, _: str) -> Score:
-    rows = [[1.0, _f_beta(line, others)] for line, others in pairs(hypotheses, references)]
-    signature = f"nrefs:{reference_count(references)}|beta:{BETA}|case:mixed|tok:spaces|version:coco-caption"
-    return summed(name, signature, rows, percentage)
-
-
-def _f_beta(hypothesis: str, references: list[str]) -> float:
+def _rouge_l(hypothesis: str, references: list[str]) -> float:
     words, others = hypothesis.split(" "), [other.split(" ") for other in references]
     common = [len(lcs(other, words)) for other in others]
     precision = max(common) / len(words)
@@ -75,14 +69,10 @@ def _f_beta(hypothesis: str, references: list[str]) -> float:
 
 
 def _meteor(name: str, hypotheses: Hypotheses, references: References, _: str) -> Score:
-    """Raises UsageError: Java or the program is missing, or fails."""
-    rows = _matches(hypotheses, references)
-    signature = f"nrefs:{reference_count(references)}|lang:en|norm:yes|task:rank|version:METEOR-1.5"
-    return summed(name, signature, rows, _from_matches)
+    """A row is what the program tells of a line: words, function words, matches of four kinds, chunks, matched words.
 
-
-def _matches(hypotheses: Hypotheses, references: References) -> list[list[float]]:
-    """What the program tells of each line: words, function words, matches of four kinds, chunks, matched words."""
+    Raises UsageError: Java or the program is missing, or fails.
+    """
     jar = meteor_jar()
     questions = "".join(
         " ||| ".join(["SCORE", *others, line.replace("|||", "").replace("  ", " ")]).replace("\r", " ") + "\n"
@@ -98,7 +88,8 @@ def _matches(hypotheses: Hypotheses, references: References) -> list[list[float]
     for row in rows:
         if row[20] == 1 and row[21:] == row[:2]:  # all in one chunk: no penalty
             row[20] = 0
-    return rows
+    signature = f"nrefs:{reference_count(references)}|lang:en|norm:yes|task:rank|version:METEOR-1.5"
+    return summed(name, signature, rows, _from_matches)
 
 
 def meteor_jar() -> Path:
@@ -113,7 +104,7 @@ def meteor_jar() -> Path:
 
 
 def _from_matches(total: NDArray[np.float64]) -> float:
-    """METEOR 1.5 from the sum of `_matches`: F of the weighted matches, less a penalty for their being scattered."""
+    """METEOR 1.5 from the sum of such rows: F of the weighted matches, less a penalty for their being scattered."""
     words, function_words, chunks, matched = total[:2], total[2:4], total[20], total[21:23].mean()
     content, function = (MATCHES @ total[4:20].reshape(4, 4)).reshape(2, 2)  # each: of hypothesis, of reference
     shares = CONTENT * content + (1 - CONTENT) * function
@@ -126,7 +117,13 @@ def _from_matches(total: NDArray[np.float64]) -> float:
 
 
 METRICS: dict[str, Metric] = {
-    **{f"bleu{order}-coco": _bleu(order) for order in ORDERS},
-    "rougeL-coco": _rouge_l,
+    **{
+        f"bleu{order}-coco": by_line(
+            _counts, partial(_bleu, order),
+            f"order:{order}|case:mixed|tok:spaces|smooth:none|ref:closest|version:coco-caption",
+        )
+        for order in ORDERS
+    },
+    "rougeL-coco": mean_of_lines(_rouge_l, f"beta:{BETA}|case:mixed|tok:spaces|version:coco-caption"),
     "meteor": _meteor,
-}
+}  # fmt: skip

@@ -48,26 +48,6 @@ class Task:
     reference: Edit = str
     source: Edit | None = None
 
-    def prepared(
-        self, outputs: Sequence[Output], references: Sequence[Named], sources: Output | None
-    ) -> tuple[list[Output], list[Named], Output | None]:
-        """What is compared instead of these lines, and by which sources it is pooled.
-
-        Raises:
-            UsageError: this task pools references, and there are no sources; or it does not, and there are.
-        """
-        if (sources is None) != (self.source is None):
-            why = "this task pools the references of equal sources" if self.source else "this task pools no references"
-            raise UsageError(why, f"{'add' if self.source else 'leave out'} --pool-references SOURCES")
-        edited = [Output(name, list(map(self.output, lines))) for name, lines in outputs]
-        compared = [
-            (name, [[None if line is None else self.reference(line) for line in lines] for lines in columns])
-            for name, columns in references
-        ]
-        if sources is None or self.source is None:
-            return edited, [*compared], None
-        return edited, [*compared], Output(sources.name, list(map(self.source, sources.lines)))
-
 
 def treebank(text: str, names: Mapping[str, str]) -> str:
     """Joins words that BERT's tokenizer has split, and writes quotes as the Penn Treebank does (`don ' t`: `do n't`).
@@ -181,12 +161,25 @@ def metrics(task: str) -> list[str]:
 def as_task(
     task: str, outputs: Sequence[Output], references: Sequence[Named], sources: Output | None
 ) -> tuple[list[Output], list[Named]]:
-    """What GLGE compares for a task: its `prepared` lines, one for each source where it pools references.
+    """What GLGE compares for a task instead of these lines; a line for each source where it pools references.
 
-    Raises as `Task.prepared` and `pooled`.
+    Raises:
+        UsageError: this task pools references, and there are no sources; or it does not, and there are.
+        DataError: line counts differ.
     """
-    edited, columns, pooling = TASKS[task].prepared(outputs, references, sources)
-    return pooled(edited, columns, pooling, output=-1) if pooling else (edited, columns)
+    edit = TASKS[task]
+    if edit.source and not sources:
+        raise UsageError("this task pools the references of equal sources", "add --pool-references SOURCES")
+    if sources and not edit.source:
+        raise UsageError("this task pools no references", "leave out --pool-references SOURCES")
+    edited = [Output(name, list(map(edit.output, lines))) for name, lines in outputs]
+    columns: list[Named] = [
+        (name, [[None if line is None else edit.reference(line) for line in lines] for lines in each])
+        for name, each in references
+    ]
+    if sources and edit.source:
+        return pooled(edited, columns, Output(sources.name, list(map(edit.source, sources.lines))), output=-1)
+    return edited, columns
 
 
 def tell_of_validations(recipe: Recipe | None, name: object) -> None:

@@ -51,7 +51,11 @@ def decoding_like(first: Path, place: Path) -> Path:
 
     Raises what `newest_decoding` does, and UsageError if both are decodings, and of different splits.
     """
-    other = _decoding_of(place, first.name)
+    is_run = pretrained(place) or any((folder / "recipe.yaml").is_file() for folder in (place, RUNS / place))
+    other = place
+    if place != STDIN and is_run:
+        alike = find_run(place).decoded / first.name
+        other = alike if alike.is_file() else newest_decoding(place)[0]
     splits = [_split_of(path) for path in (first, other)]
     if all(splits) and splits[0] != splits[1]:
         run = run_around(other)
@@ -63,20 +67,10 @@ def decoding_like(first: Path, place: Path) -> Path:
     return other
 
 
-def _decoding_of(place: Path, name: str) -> Path:
-    is_run = pretrained(place) or any((folder / "recipe.yaml").is_file() for folder in (place, RUNS / place))
-    if place == STDIN or not is_run:
-        return place
-    alike = find_run(place).decoded / name
-    return alike if alike.is_file() else newest_decoding(place)[0]
-
-
 def _split_of(hypotheses: Path) -> str:
     """The split of hypotheses that `janus decode` wrote, as their summary says; empty for others."""
-    summary = hypotheses.with_suffix(".json")
-    if hypotheses == STDIN or not _is_summary(summary):
-        return ""
-    return str(documents.read(summary, documents.DecodedSplit).get("split") or "")
+    summary = _summary_of(hypotheses)
+    return str(documents.read(summary, documents.DecodedSplit).get("split") or "") if summary else ""
 
 
 def find_references(hypotheses: Path, run: Path | None) -> list[Path]:
@@ -89,8 +83,7 @@ def find_references(hypotheses: Path, run: Path | None) -> list[Path]:
     """
     if hypotheses != STDIN and not hypotheses.exists():
         raise DataError(f"{hypotheses} does not exist", "`janus decode` writes hypotheses to RUN/decode/")
-    summary = hypotheses.with_suffix(".json")  # <split>.<label>.txt, .jsonl and .json belong together
-    if hypotheses != STDIN and _is_summary(summary):
+    if summary := _summary_of(hypotheses):
         decoded, references = decoding_of(summary)
     elif hypotheses == STDIN or run is not None:
         decoded, references = newest_decoding(run)
@@ -104,15 +97,17 @@ def find_references(hypotheses: Path, run: Path | None) -> list[Path]:
 
 def records_of(hypotheses: Path) -> Path | None:
     """The records of hypotheses that `janus decode` wrote, which hold their sources; None if there are none."""
-    records, summary = map(hypotheses.with_suffix, (".jsonl", ".json"))
-    return records if hypotheses != STDIN and records.is_file() and _is_summary(summary) else None
+    records = hypotheses.with_suffix(".jsonl")  # <split>.<label>.txt, .jsonl and .json belong together
+    return records if records.is_file() and _summary_of(hypotheses) else None
 
 
-def _is_summary(path: Path) -> bool:
-    """Whether a file is what `janus decode` writes beside hypotheses, and not just a JSON of this name."""
+def _summary_of(hypotheses: Path) -> Path | None:
+    """What `janus decode` wrote of these hypotheses; None if it did not, and for just a JSON of this name."""
+    summary = hypotheses.with_suffix(".json")
     with suppress(DataError, OSError):
-        return "hypotheses" in documents.read(path, documents.Document)
-    return False
+        if hypotheses != STDIN and "hypotheses" in documents.read(summary, documents.Document):
+            return summary
+    return None
 
 
 def decoding_of(path: Path) -> Decoding:

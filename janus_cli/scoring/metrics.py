@@ -20,16 +20,7 @@ from janus_cli.errors import DataError, UsageError, require
 from janus_cli.measures import GROUPS
 from janus_cli.recipe_load import guess
 from janus_cli.scoring import caption, reply, rouge155
-from janus_cli.scoring.scores import (
-    Hypotheses,
-    Metric,
-    References,
-    Score,
-    pairs,
-    percentage,
-    reference_count,
-    summed,
-)  # fmt: skip
+from janus_cli.scoring.scores import Hypotheses, Metric, References, Score, by_line, mean_of_lines, pairs, summed
 from janus_cli.terminal import command
 
 
@@ -98,49 +89,43 @@ def _sacrebleu(kind: str, *, prepare: Callable[[str], str] = str, note: str = ""
     """A metric of sacrebleu. prepare: applied to each line. note: added to the signature for it."""
 
     def metric(name: str, hypotheses: Hypotheses, references: References, _: str) -> Score:
-        scorer = _scorer(kind, options)
+        from sacrebleu import metrics  # costs 0.1 s
+
+        try:
+            scorer = getattr(metrics, kind)(**options)
+        except (OSError, RuntimeError, AssertionError) as problem:  # of a tokenizer's model or dictionary
+            message = f"tokenizer {options.get('tokenize')} cannot be used: {problem}"
+            raise UsageError(message, "use another one") from None
         prepared = [[line if line is None else prepare(line) for line in lines] for lines in references]
         # sacrebleu's own significance tests call these two underscored methods, because `corpus_score` does not return
         # the rows. They accept None for a missing reference, although their type hints do not say so.
         rows = scorer._extract_corpus_statistics([prepare(line) for line in hypotheses], prepared)
-        signature = f"{scorer.get_signature()}{note}"
 
         def aggregate(total: NDArray[np.float64]) -> float:
             return float(scorer._compute_score_from_stats(list(total)).score)
 
-        return summed(name, signature, rows, aggregate)
+        return summed(name, f"{scorer.get_signature()}{note}", rows, aggregate)
 
     return metric
-
-
-def _scorer(kind: str, options: dict[str, str | bool]) -> Any:
-    from sacrebleu import metrics  # costs 0.1 s
-
-    try:
-        return getattr(metrics, kind)(**options)
-    except (OSError, RuntimeError, AssertionError) as problem:  # of a tokenizer's model or dictionary
-        raise UsageError(f"tokenizer {options.get('tokenize')} cannot be used: {problem}", "use another one") from None
 
 
 def _rouge(kind: str, *, stem: bool) -> Metric:
     """ROUGE (Lin 2004), F1: the mean over lines of the best reference's F1."""
+    prepare = _one_sentence_a_line if kind == "rougeLsum" else str
+    sentences = "|sent:punctuation" if kind == "rougeLsum" else ""
 
-    def metric(name: str, hypotheses: Hypotheses, references: References, _: str) -> Score:
-        from importlib.metadata import version
+    def best_f1(line: str, others: list[str]) -> float:
+        scores = _rouge_scorer(kind, stem).score_multi([prepare(other) for other in others], prepare(line))
+        return float(scores[kind].fmeasure)
 
-        from rouge_score.rouge_scorer import RougeScorer
+    return mean_of_lines(best_f1, f"f:1|stem:{'yes' if stem else 'no'}|tok:unicode{sentences}", "rouge-score")
 
-        scorer = RougeScorer([kind], tokenizer=RougeWords(stem=stem))
-        prepare = _one_sentence_a_line if kind == "rougeLsum" else str
-        rows = [
-            [1.0, scorer.score_multi([prepare(other) for other in others], prepare(line))[kind].fmeasure]
-            for line, others in pairs(hypotheses, references)
-        ]
-        sentences = "|sent:punctuation" if kind == "rougeLsum" else ""
-        signature = f"nrefs:{reference_count(references)}|f:1|stem:{'yes' if stem else 'no'}|tok:unicode{sentences}"
-        return summed(name, f"{signature}|version:rouge-score-{version('rouge-score')}", rows, percentage)
 
-    return metric
+@cache
+def _rouge_scorer(kind: str, stem: bool) -> Any:
+    from rouge_score.rouge_scorer import RougeScorer
+
+    return RougeScorer([kind], tokenizer=RougeWords(stem=stem))
 
 
 class RougeWords:
@@ -171,23 +156,9 @@ def _one_sentence_a_line(text: str) -> str:
     return re.sub(r"(?<=[.!?]) +|(?<=[。！？]) *", "\n", text)
 
 
-def _exact(name: str, hypotheses: Hypotheses, references: References, _: str) -> Score:
-    """Share of lines that equal one of their references, spaces at the ends aside."""
-    rows = [
-        [1.0, float(line.strip() in {other.strip() for other in others})]
-        for line, others in pairs(hypotheses, references)
-    ]
-    return summed(name, f"nrefs:{reference_count(references)}|case:mixed|space:stripped", rows, percentage)
-
-
-def _edit(name: str, hypotheses: Hypotheses, references: References, _: str) -> Score:
-    """Characters to insert, delete or replace until a line equals its nearest reference; the mean over lines."""
-    rows = [
-        [1.0, float(min(edit_distance(line.strip(), other.strip()) for other in others))]
-        for line, others in pairs(hypotheses, references)
-    ]
-    signature = f"nrefs:{reference_count(references)}|case:mixed|space:stripped|unit:characters"
-    return summed(name, signature, rows, lambda total: float(total[1] / total[0]))
+def _edits(line: str, others: list[str]) -> tuple[int, int]:
+    """1, and characters to insert, delete or replace until a line equals its nearest reference."""
+    return 1, min(edit_distance(line.strip(), other.strip()) for other in others)
 
 
 def edit_distance(first: str, second: str) -> int:
@@ -236,8 +207,12 @@ METRICS: dict[str, Metric] = {  # by name, as in `measures.MEASURES`
     "ter": _sacrebleu("TER"),
     **{kind: _rouge(kind, stem=False) for kind in GROUPS["rouge"]},
     **{f"{kind}-stem": _rouge(kind, stem=True) for kind in GROUPS["rouge"]},
-    "exact": _exact,
-    "edit": _edit,
+    "exact": mean_of_lines(
+        lambda line, others: line.strip() in {other.strip() for other in others}, "case:mixed|space:stripped"
+    ),
+    "edit": by_line(
+        _edits, lambda total: float(total[1] / total[0]), "case:mixed|space:stripped|unit:characters"
+    ),
     **rouge155.METRICS,
     **caption.METRICS,
     **reply.METRICS,

@@ -5,23 +5,16 @@ from __future__ import annotations
 import re
 import string
 from collections import Counter
-from collections.abc import Iterable
 from functools import partial
 
 from janus_cli.scoring.rouge155 import ngrams
-from janus_cli.scoring.scores import Hypotheses, Metric, References, Score, pairs, percentage, reference_count, summed
+from janus_cli.scoring.scores import Hypotheses, Metric, References, Score, mean_of_lines, percentage, summed
 
 _NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 
-def _f1(name: str, hypotheses: Hypotheses, references: References, _: str) -> Score:
-    """The mean over lines of the best reference's F1 (Rajpurkar 2016)."""
-    rows = [[1.0, max(_f1_of_words(line, other) for other in others)] for line, others in pairs(hypotheses, references)]
-    signature = f"nrefs:{reference_count(references)}|case:lower|punctuation:no|articles:no|version:SQuAD-1.1"
-    return summed(name, signature, rows, percentage)
-
-
-def _f1_of_words(hypothesis: str, reference: str) -> float:
+def _f1(hypothesis: str, reference: str) -> float:
+    """F1 of words (Rajpurkar 2016)."""
     first, second = _answer(hypothesis), _answer(reference)
     common = (Counter(first) & Counter(second)).total()
     if not first or not second:
@@ -34,20 +27,8 @@ def _answer(text: str) -> list[str]:
     return re.sub(r"\b(a|an|the)\b", " ", text.lower().translate(_NO_PUNCTUATION)).split()
 
 
-def _sentence_bleu(order: int) -> Metric:
-    """The mean over lines of BLEU-1 or BLEU-2 with NLTK's smoothing method 7 (Chen and Cherry 2014)."""
-
-    def metric(name: str, hypotheses: Hypotheses, references: References, _: str) -> Score:
-        from importlib.metadata import version
-
-        rows = [[1.0, _smoothed(order, line, others)] for line, others in pairs(hypotheses, references)]
-        signature = f"nrefs:{reference_count(references)}|order:{order}|case:mixed|tok:spaces|smooth:method7"
-        return summed(name, f"{signature}|version:nltk-{version('nltk')}", rows, percentage)
-
-    return metric
-
-
-def _smoothed(order: int, hypothesis: str, references: Iterable[str]) -> float:
+def _sentence_bleu(order: int, hypothesis: str, references: list[str]) -> float:
+    """BLEU-1 or BLEU-2 of a line with NLTK's smoothing method 7 (Chen and Cherry 2014)."""
     from nltk.translate.bleu_score import SmoothingFunction, sentence_bleu
 
     words = [other.strip().split(" ") for other in references]
@@ -65,7 +46,15 @@ def _distinct(order: int, name: str, hypotheses: Hypotheses, references: Referen
 
 
 METRICS: dict[str, Metric] = {
-    "f1": _f1,
-    **{f"bleu{order}-sentence": _sentence_bleu(order) for order in (1, 2)},
+    "f1": mean_of_lines(
+        lambda line, others: max(_f1(line, other) for other in others),
+        "case:lower|punctuation:no|articles:no|version:SQuAD-1.1",
+    ),
+    **{
+        f"bleu{order}-sentence": mean_of_lines(
+            partial(_sentence_bleu, order), f"order:{order}|case:mixed|tok:spaces|smooth:method7", "nltk"
+        )
+        for order in (1, 2)
+    },
     **{f"distinct{order}": partial(_distinct, order) for order in (1, 2)},
 }

@@ -38,16 +38,12 @@ def pooled(
     rows = dict[str, list[int]]()
     for row, source in enumerate(sources.lines):
         rows.setdefault(source, []).append(row)
-    return (
-        [Output(name, [lines[own[output]] for own in rows.values()]) for name, lines in outputs],
-        [
-            (
-                name,
-                by_column([texts_in(column[row] or "" for row in own for column in columns) for own in rows.values()]),
-            )
-            for name, columns in references
-        ],
-    )
+    kept = [Output(name, [lines[own[output]] for own in rows.values()]) for name, lines in outputs]
+    texts = [
+        (name, [texts_in(column[row] or "" for row in own for column in columns) for own in rows.values()])
+        for name, columns in references
+    ]
+    return kept, [(name, by_column(each)) for name, each in texts]
 
 
 def _must_align(outputs: Sequence[Output], references: Sequence[Named]) -> None:
@@ -65,8 +61,8 @@ def measure(
 ) -> dict[str, Any]:  # fmt: skip
     """The values of `janus score --json` for one output, or for two against the same references.
 
-    judge: says how BLEU splits words. samples:
-    of the bootstrap, 0 for none; it gives an interval for each score of a single output, or `comparisons` of two.
+    judge: says how BLEU splits words. samples: of the bootstrap, 0 for none; it gives an interval for each score of a
+    single output, or `comparisons` of two.
 
     Raises:
         DataError: line counts differ, there is nothing to score, or every reference is empty.
@@ -81,22 +77,21 @@ def measure(
     plain = [[{"name": s.name, "value": s.value, "signature": s.signature} for s in each] for each in scores]
     judged = zip(outputs, scores, strict=True)
     warnings = [text for output, each in judged for text in doubts(output.lines, columns, each, judge)]
-    against, against_scores = (outputs[1].name, plain[1]) if len(outputs) == 2 else (None, [])
-    paired = against is not None
-    if samples and not paired:
-        for entry, interval in zip(plain[0], intervals(scores[0], samples, seed), strict=True):
-            entry["interval"] = asdict(interval)
-    comparisons = compare(scores[0], scores[1], samples, seed) if samples and paired else []
-    if comparisons:
+    comparisons = []
+    if samples and len(outputs) == 2:
+        comparisons = compare(scores[0], scores[1], samples, seed)
         values = {one.name: [one.value, other.value] for one, other in zip(*scores, strict=True)}
         warnings += filter(None, [says_little(values, len(first.lines))])
+    elif samples:
+        for entry, interval in zip(plain[0], intervals(scores[0], samples, seed), strict=True):
+            entry["interval"] = asdict(interval)
     return {
         "hypotheses": first.name,
         "references": [name for name, _ in references],
         "sentences": len(first.lines),
         "scores": plain[0],
-        "against": against,
-        "against_scores": against_scores,
+        "against": outputs[1].name if len(outputs) == 2 else None,
+        "against_scores": plain[1] if len(outputs) == 2 else [],
         "comparisons": [asdict(each) for each in comparisons],
         "bootstrap": {"samples": samples, "seed": seed} if samples else None,
         "warnings": list(dict.fromkeys(warnings)),

@@ -19,13 +19,11 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from janus_cli.scoring.scores import Hypotheses, Metric, References, Score, pairs, percentage, reference_count, summed
+from janus_cli.scoring.scores import Hypotheses, Metric, References, Score, mean_of_lines
 
 Word = TypeVar("Word", str, bytes)
 Words = list[str]
 SAMPLES = 1000
-BLOCK = 1000  # draws of every sample that are counted at once: a count costs as many steps as there are lines
-MASK_48 = (1 << 48) - 1
 _STEP_4 = (
     "al", "ance", "ence", "er", "ic", "able", "ible", "ant", "ement", "ou", "ism", "ate", "iti", "ous", "ive", "ize",
 )  # fmt: skip
@@ -34,14 +32,11 @@ _STEP_4 = (
 def _rouge(kind: str) -> Metric:
     """kind: 1 or 2 for ROUGE-N, L."""
     hits = _lcs_hits if kind == "L" else partial(_ngram_hits, int(kind))
+    how = "f:1|stem:porter-1.5.5|irregular:no|tok:a-z0-9|sent:lines"
+    mean = mean_of_lines(partial(_f, hits), f"{how}|average:{SAMPLES}-samples|version:ROUGE-1.5.5")
 
-    def metric(name: str, hypotheses: Hypotheses, references: References, _: str) -> Score:
-        rows = [[1.0, _f(hits, line, others)] for line, others in pairs(hypotheses, references)]
-        signature = (
-            f"nrefs:{reference_count(references)}|f:1|stem:porter-1.5.5|irregular:no|tok:a-z0-9|sent:lines"
-            f"|average:{SAMPLES}-samples|version:ROUGE-1.5.5"
-        )
-        score = summed(name, signature, rows, percentage)
+    def metric(name: str, hypotheses: Hypotheses, references: References, tokenize: str) -> Score:
+        score = mean(name, hypotheses, references, tokenize)
         return replace(score, value=100 * average(score.statistics[:, 1]))
 
     return metric
@@ -62,18 +57,11 @@ def _draws(lines: int) -> NDArray[np.int64]:
     """
     by_name = sorted(range(lines), key=str)
     order = [by_name[number - 1] for number in sorted(range(1, lines + 1), key=str)]
-    # A block holds draws of all samples, (BLOCK, SAMPLES): after n steps a state s is factor_n * s + addend_n.
-    state = (np.arange(SAMPLES, dtype=np.uint64) << np.uint64(16)) + np.uint64(0x330E)
-    steps = [(1, 0)]
-    for _ in range(BLOCK):
-        steps.append((steps[-1][0] * 0x5DEECE66D & MASK_48, (steps[-1][1] * 0x5DEECE66D + 0xB) & MASK_48))
-    factors, addends = np.array(steps[1:], dtype=np.uint64).T[:, :, None]
+    states = (np.arange(SAMPLES, dtype=np.uint64) << np.uint64(16)) + np.uint64(0x330E)  # of all samples
     drawn = np.zeros(lines, dtype=np.int64)
-    for start in range(0, lines, BLOCK):
-        states = (factors * state + addends) & np.uint64(MASK_48)
-        state = states[-1]
-        places = (lines * (states[: lines - start] / 2.0**48)).astype(np.int64)
-        drawn += np.bincount(places.ravel(), minlength=lines)
+    for _ in range(lines):
+        states = (states * np.uint64(0x5DEECE66D) + np.uint64(0xB)) & np.uint64((1 << 48) - 1)
+        np.add.at(drawn, (lines * (states / 2.0**48)).astype(np.int64), 1)
     found = np.zeros(lines, dtype=np.int64)
     found[order] = drawn
     return found

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 
 import numpy as np
 from numpy.typing import NDArray
@@ -49,6 +50,27 @@ def summed(name: str, signature: str, rows: Sequence[Sequence[float]], aggregate
 def percentage(total: NDArray[np.float64]) -> float:
     """100 × the second sum over the first; 0 if that is 0."""
     return float(100 * total[1] / total[0]) if total[0] else 0.0
+
+
+def by_line(
+    row: Callable[[str, list[str]], Sequence[float]], aggregate: Aggregate, signature: str, package: str = ""
+) -> Metric:
+    """A metric whose rows each come from a line and the references that it has.
+
+    signature: what follows the number of references. package: the one whose version is a part of it.
+    """
+
+    def metric(name: str, hypotheses: Hypotheses, references: References, _: str) -> Score:
+        rows = [row(line, others) for line, others in pairs(hypotheses, references)]
+        made_by = f"|version:{package}-{version(package)}" if package else ""
+        return summed(name, f"nrefs:{reference_count(references)}|{signature}{made_by}", rows, aggregate)
+
+    return metric
+
+
+def mean_of_lines(value: Callable[[str, list[str]], float], signature: str, package: str = "") -> Metric:
+    """100 × the mean over lines; see `by_line`."""
+    return by_line(lambda line, others: [1.0, value(line, others)], percentage, signature, package)
 
 
 def pairs(hypotheses: Hypotheses, references: References) -> Iterator[tuple[str, list[str]]]:

@@ -29,7 +29,7 @@ from janus_cli.data.prepared import open_prepared
 from janus_cli.decoding.records import Records
 from janus_cli.decoding.translate import load
 from janus_cli.export import importing
-from janus_cli.export.folder import Weights, read
+from janus_cli.export.folder import read, read_weights
 from janus_cli.export.importing import import_model
 from janus_cli.recipe_load import load as load_recipe
 from tests.helpers import Janus, edit_json, ends, read_json, sets, write_lines
@@ -413,7 +413,7 @@ def test_tokens_that_are_never_to_be_written_are_not_and_keep_their_probability(
 def test_a_bias_that_forbids_a_token_leaves_the_loss_of_training_finite(tmp_path: Path) -> None:
     golden("bart", tmp_path / "model")
     order = load(import_model(tmp_path / "model", run=tmp_path / "run")).tokenizers.target.order
-    weights = dict(Weights(tmp_path / "model"))
+    weights, _ = read_weights(tmp_path / "model")
     weights["final_logits_bias"][0, 1] = -1e9
     config, _ = read(tmp_path / "model")
     model = importing.transformer(weights, config, (order, order), config["eos_token_id"], 0, "model")
@@ -475,7 +475,7 @@ def test_logits_and_outputs_are_those_of_transformers(
     order = [*special, *(index for index in range(ROWS) if index not in special)]
     frame = importing.frame_of(about, settings, languages)
     suffix = 0 if frame.suffix is None else order.index(frame.suffix)
-    ours = importing.transformer(Weights(tmp_path), about, (order, order), frame.start, suffix, str(tmp_path))
+    ours = importing.transformer(read_weights(tmp_path)[0], about, (order, order), frame.start, suffix, str(tmp_path))
 
     draw = torch.Generator().manual_seed(1)
     lengths = torch.randint(1, 20, (6,), generator=draw).tolist()

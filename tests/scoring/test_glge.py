@@ -7,7 +7,7 @@ import pytest
 
 from janus_cli.errors import UsageError
 from janus_cli.scoring import caption, report, rouge155
-from janus_cli.scoring.glge import TASKS, treebank
+from janus_cli.scoring.glge import TASKS, as_task, treebank
 from janus_cli.scoring.metrics import score
 from tests.scoring.glge_lines import ANSWERS, QUESTIONS, SUMMARIES, columns
 
@@ -16,9 +16,7 @@ def scores(task: str, text: str, *metrics: str) -> dict[str, float]:
     """What `janus score --task` computes for lines of `glge_lines`, as GLGE prints it."""
     *sources, references, outputs = columns(text)
     pooling = report.Output("src", sources[0]) if sources else None
-    found, compared, pooling = TASKS[task].prepared([report.Output("out", outputs)], [("tgt", [references])], pooling)
-    if pooling:
-        found, compared = report.pooled(found, compared, pooling, output=-1)
+    found, compared = as_task(task, [report.Output("out", outputs)], [("tgt", [references])], pooling)
     names = metrics or [name for name in TASKS[task].metrics if name != "meteor"]
     return {each.name: round(each.value, 3) for each in score(found[0].lines, compared[0][1], names)}
 
@@ -142,4 +140,4 @@ def test_words_that_bert_splits_are_joined(text: str, fixed: str) -> None:
 def test_sources_are_needed_where_references_are_pooled() -> None:
     for task, sources in (("squad_qg", None), ("xsum", report.Output("src", ["s"]))):
         with pytest.raises(UsageError, match="pools"):
-            TASKS[task].prepared([report.Output("out", ["a"])], [("tgt", [["a"]])], sources)
+            as_task(task, [report.Output("out", ["a"])], [("tgt", [["a"]])], sources)
