@@ -11,9 +11,7 @@ from janus_cli.errors import DataError
 
 def import_(
     folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="With config.json, model.safetensors, a tokenizer.")],
-    run: Annotated[
-        Path | None, typer.Option("--run", metavar="FOLDER", help="The run to make; by default runs/NAME.")
-    ] = None,
+    run: Annotated[Path | None, typer.Option(metavar="FOLDER", help="The run to make; by default runs/NAME.")] = None,
     source_language: Annotated[
         str | None, typer.Option(metavar="CODE", help="mBART: the language of sources, such as en_XX.")
     ] = None,

@@ -16,19 +16,15 @@ def train(
         Path | None, typer.Argument(metavar="RUN", help="With --resume: the same as --run.", show_default=False)
     ] = None,
     run: Annotated[
-        Path | None,
-        typer.Option("--run", metavar="FOLDER", help="Folder of the run; by default runs/RECIPE-OBJECTIVE."),
+        Path | None, typer.Option(metavar="FOLDER", help="Folder of the run; by default runs/RECIPE-OBJECTIVE.")
     ] = None,
     prepared: Annotated[
         Path | None,
-        typer.Option(
-            "--prepared", metavar="FOLDER", help="Output of `janus preprocess`; by default looked up under data/."
-        ),
+        typer.Option(metavar="FOLDER", help="Output of `janus preprocess`; by default looked up under data/."),
     ] = None,
     data_dir: options.DataDir = None,
     resume: Annotated[
-        bool,
-        typer.Option("--resume", help="Continue the run from its last checkpoint, if there is one."),
+        bool, typer.Option("--resume", help="Continue the run from its last checkpoint, if there is one.")
     ] = False,
     start: Annotated[
         Path | None,
@@ -41,9 +37,7 @@ def train(
     allow_change: Annotated[
         list[str] | None,
         typer.Option(
-            "--allow-change",
-            metavar="KEY",
-            help="With --resume: let this knob differ, or these, separated by commas. Repeatable.",
+            metavar="KEY", help="With --resume: let this knob differ, or these, separated by commas. Repeatable."
         ),
     ] = None,
     changes: options.Set = None,
