@@ -59,15 +59,15 @@ def train(
       janus train --recipe squad_qg --data-dir SQUAD --from runs/bart-base
       torchrun --nproc-per-node 2 -m -- janus_cli train --recipe iwslt14
     """
+    from janus_cli import recipe_load, runs
     from janus_cli.errors import Stopped, UsageError
 
     if resumed is not None and not resume:
         raise UsageError(f"{resumed}: RUN is accepted only with --resume", "name a new run's folder with --run")
     folder = options.one_run(resumed, run)
-    if resume and start is None:
-        options.check_resumed(recipe, folder, changes, objective)
-    else:
-        options.check_recipe(recipe, changes, objective, start)
+    own = resume and recipe is None and start is None
+    named = str(runs.find_run(folder).recipe) if own else recipe or "demo"
+    recipe_load.load(named, changes, objective, runs.basis_of(recipe, folder, start, resume=resume))
     options.check_place(folder or Path())
     from janus_cli.training.run import train as run_training
 
