@@ -92,11 +92,6 @@ def stop_signals() -> tuple[signal.Signals, ...]:
     return known if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN else (*known, signal.SIGHUP)
 
 
-def ask_to_stop() -> None:
-    """Sends SIGTERM to this process, from any of its threads."""
-    os.kill(os.getpid(), signal.SIGTERM)
-
-
 def leave_terminal() -> None:
     """Ctrl-C no longer reaches this process; the signals that `ctrl_c_blocked` has made wait do now."""
     os.setsid()

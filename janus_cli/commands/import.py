@@ -32,11 +32,8 @@ def import_(
     """
     if not folder.is_dir():
         place = folder.name or "FOLDER"
-        fetch = (
-            f"hf download {folder} --local-dir {place}"
-            if len(folder.parts) == 2
-            else f"hf download ORG/{place} --local-dir {place}"
-        )
+        model = folder if len(folder.parts) == 2 else f"ORG/{place}"
+        fetch = f"hf download {model} --local-dir {place}"
         hint = f"models of the Hub are not fetched: `{fetch}`, then `janus import {place}`"
         raise DataError(f"there is no folder {folder}", hint)
     from janus_cli.export.importing import import_model
