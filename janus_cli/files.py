@@ -144,7 +144,7 @@ def tidy(out: Path) -> None:
 
     final = Path(os.path.realpath(out))
     *_, lock = places = _places(final)
-    if any(path.exists() for path in places) and not _is_elsewhere(_note(lock)):
+    if any(path.exists() for path in places) and not _is_elsewhere(_owner(lock)):
         with suppress(OSError), locked(lock, leave):
             _tidy(final)
             _remove_lock(lock)
@@ -163,7 +163,7 @@ def sweep(folder: Path, ours: str = "") -> None:
                     if time.time() - path.lstat().st_mtime > OLD:
                         path.unlink()
             elif path.suffix in (".making", ".replaced", ".lock") and (
-                _OWNER.match(_note(path)) or (ours and path.name.startswith(f".{ours}"))
+                _owner(path) or (ours and path.name.startswith(f".{ours}"))
             ):
                 tidy(folder / path.stem[1:])
 
@@ -207,15 +207,33 @@ def locked(path: Path, busy: Callable[[str], None], patience: float = inf) -> It
     Raises:
         Busy: another process still held it when `patience` ran out.
     """
-    file, stack = _open_locked(path, busy, patience)
-    with stack:
-        file.seek(0)
-        killed = file.readline().strip()
-        file.truncate(0)
-        with naming(path):  # unbuffered: on a full disk, closing the file must not fail again
-            os.write(file.fileno(), f"pid {os.getpid()} on {socket.gethostname()}\n".encode())
-        stack.callback(file.truncate, 0)
-        yield killed
+    told, began = False, time.monotonic()
+    while True:
+        with ExitStack() as stack:
+            file = stack.enter_context(path.open("a+", encoding="utf-8"))
+            try:
+                everywhere = stack.enter_context(held(file, path))
+                if not everywhere and (owner := _owner(path)) and _is_elsewhere(owner):
+                    raise Busy(f"{owner[0].strip()} (if it has ended, remove {path})")
+            except Busy as problem:
+                holder = problem.holder or _holder(path)
+                if time.monotonic() - began > patience:
+                    raise Busy(holder) from None
+                if not told:
+                    busy(holder)
+                told = True
+            else:
+                if not _is_at(file, path):
+                    continue
+                file.seek(0)
+                killed = file.readline().strip()
+                file.truncate(0)
+                with naming(path):  # unbuffered: on a full disk, closing the file must not fail again
+                    os.write(file.fileno(), f"pid {os.getpid()} on {socket.gethostname()}\n".encode())
+                stack.callback(file.truncate, 0)
+                yield killed
+                return
+        time.sleep(POLL_SECONDS)
 
 
 def holder_of(path: Path) -> str:
@@ -225,32 +243,8 @@ def holder_of(path: Path) -> str:
             with path.open("rb") as file, held(file, path, shared=True):
                 pass
         except Busy:
-            return _holder(_note(path)) or "another process"
+            return _holder(path)
     return ""
-
-
-def _open_locked(path: Path, busy: Callable[[str], None], patience: float) -> tuple[IO[str], ExitStack]:
-    """The file, and what closes and unlocks it."""
-    told, began = False, time.monotonic()
-    while True:
-        with ExitStack() as stack:
-            file = stack.enter_context(path.open("a+", encoding="utf-8"))
-            try:
-                everywhere = stack.enter_context(held(file, path))
-                if not everywhere and _is_elsewhere(_note(path)):
-                    raise Busy(f"{_note(path).strip()} (if it has ended, remove {path})")
-            except Busy as problem:
-                holder = problem.holder or _holder(_note(path)) or "another process"
-                if time.monotonic() - began > patience:
-                    raise Busy(holder) from None
-                if not told:
-                    busy(holder)
-                    told = True
-            else:
-                if _is_at(file, path):
-                    return file, stack.pop_all()
-                continue
-        time.sleep(POLL_SECONDS)
 
 
 @contextmanager
@@ -280,8 +274,8 @@ def _stand_in(path: Path, *, shared: bool) -> ExitStack:
     name = hashlib.sha256(os.fsencode(os.path.realpath(path))).hexdigest()
     file_name = system.common_folder() / f"janus-{name[:32]}.lock"
     while True:
-        with suppress(FileExistsError):
-            system.make_for_all(file_name)
+        with suppress(FileExistsError), file_name.open("x") as made:
+            os.fchmod(made.fileno(), 0o444)  # every user may read, and so lock it, whatever the umask
         with suppress(FileNotFoundError), ExitStack() as stack:
             file = stack.enter_context(file_name.open("rb"))
             if not system.lock(file, shared=shared):
@@ -304,24 +298,24 @@ def _is_at(file: IO[Any], path: Path) -> bool:
     return False
 
 
-def _holder(note: str) -> str:
-    """The process that wrote this note, in words; empty if there is none."""
-    found = _OWNER.match(note)
-    suspended = found and not _is_elsewhere(note) and system.is_suspended(found[1])
-    return note.split("\n")[0] + (f", which is suspended (`kill -CONT {found[1]}`)" if found and suspended else "")
+def _holder(lock: Path) -> str:
+    """The process that holds a lock, in words."""
+    owner = _owner(lock)
+    if owner is None:
+        return "another process"
+    suspended = not _is_elsewhere(owner) and system.is_suspended(owner[1])
+    return owner[0].strip() + (f", which is suspended (`kill -CONT {owner[1]}`)" if suspended else "")
 
 
-def _is_elsewhere(note: str) -> bool:
-    """Whether a process on another machine wrote this note."""
-    found = _OWNER.match(note)
-    return found is not None and found[2] != socket.gethostname()
+def _is_elsewhere(owner: re.Match[str] | None) -> bool:
+    return owner is not None and owner[2] != socket.gethostname()
 
 
-def _note(path: Path) -> str:
-    """What a lock says of its owner; empty if it cannot be read."""
-    with suppress(OSError, ValueError), path.open(encoding="utf-8") as file:
-        return file.read(512)
-    return ""
+def _owner(lock: Path) -> re.Match[str] | None:
+    """Number and machine of the process that a lock names; None if it names none, or cannot be read."""
+    with suppress(OSError, ValueError), lock.open(encoding="utf-8") as file:
+        return _OWNER.match(file.read(512))
+    return None
 
 
 def temporary(path: Path) -> Path:

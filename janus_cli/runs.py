@@ -220,6 +220,13 @@ def basis(start: Path) -> Basis:
     return Basis(run.recipe, run.path, label)
 
 
+def basis_of(recipe: str | None, run: Path | None, start: Path | None, *, resume: bool) -> Basis | None:
+    """The run whose model section and tokenizer go before those of the recipe: that of `--from`, also if resumed."""
+    if start is not None:
+        return basis(start)
+    return basis_of_resumed(run) if resume and recipe else None
+
+
 def basis_of_resumed(named: Path | None) -> Basis | None:
     """The same for a run that is resumed with a named recipe: what it took over itself, if it began with `--from`.
 

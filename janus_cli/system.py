@@ -13,6 +13,7 @@ import resource
 import signal
 import stat
 import sys
+import termios
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
@@ -49,12 +50,6 @@ def common_folder() -> Path:
     import tempfile  # takes its time
 
     return Path("/tmp") if Path("/tmp").is_dir() else Path(tempfile.gettempdir())
-
-
-def make_for_all(path: Path) -> None:
-    """Makes an empty file that every user may read, and so lock, whatever the umask. Raises FileExistsError."""
-    with path.open("x") as file:
-        os.fchmod(file.fileno(), 0o444)
 
 
 def sync(path: Path) -> None:
@@ -95,11 +90,6 @@ def stop_signals() -> tuple[signal.Signals, ...]:
     """The signals that ask a process to stop; SIGHUP not under `nohup`."""
     known = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
     return known if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN else (*known, signal.SIGHUP)
-
-
-def ask_to_stop() -> None:
-    """Sends SIGTERM to this process, from any of its threads."""
-    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def leave_terminal() -> None:
@@ -255,11 +245,6 @@ def _in_file(path: str, pattern: str) -> str | None:
 
 def waiting_on_stdin() -> bool:
     """Whether a pipe on stdin holds something to read."""
-    try:
-        import fcntl
-        import termios
-
-        size = fcntl.ioctl(0, termios.FIONREAD, bytes(4)) if stat.S_ISFIFO(os.fstat(0).st_mode) else bytes(4)
-    except (ImportError, OSError):
-        return False
-    return any(size)
+    with suppress(OSError):
+        return stat.S_ISFIFO(os.fstat(0).st_mode) and any(fcntl.ioctl(0, termios.FIONREAD, bytes(4)))
+    return False

@@ -11,12 +11,11 @@ def average(
     run: options.RunArgument = None,
     run_option: options.Run = None,
     last: Annotated[
-        int | None, typer.Option("--last", min=1, max=10**6, metavar="N", help="Average the N newest checkpoints.")
+        int | None, typer.Option(min=1, max=10**6, metavar="N", help="Average the N newest checkpoints.")
     ] = None,
     best: Annotated[
         int | None,
         typer.Option(
-            "--best",
             min=1,
             max=10**6,
             metavar="N",

@@ -8,6 +8,8 @@ import typer
 from janus_cli.commands import options
 from janus_cli.lab.labels import BATCHES, REPEATS, WARMUP, matching
 
+_BATCHES = ",".join(map(str, BATCHES))
+
 
 def bench(
     run: options.RunArgument = None,
@@ -15,7 +17,6 @@ def bench(
     mode: Annotated[
         list[str] | None,
         typer.Option(
-            "--mode",
             metavar="NAME,…",
             help="A row: ar.beam5, nar4.lb5.rerank (any numbers), spec; or the usual ones of ar, nar, nar4, semi. "
             "Repeatable. Default: all usual ones.",
@@ -24,41 +25,32 @@ def bench(
     against: Annotated[
         list[str] | None,
         typer.Option(
-            "--against",
-            metavar="ctranslate2|transformers",
-            help="Add rows for this peer, measured in the same call. Repeatable.",
+            metavar="ctranslate2|transformers", help="Add rows for this peer, measured in the same call. Repeatable."
         ),
     ] = None,
     sentences: Annotated[
-        int | None,
-        typer.Option("--sentences", min=1, max=10**9, metavar="N", help="Sentences of the test split. Default: all."),
+        int | None, typer.Option(min=1, max=10**9, metavar="N", help="Sentences of the test split. Default: all.")
     ] = None,
-    batches: Annotated[
-        str, typer.Option("--batches", metavar="N,…", help="Batch sizes tried for throughput.")
-    ] = ",".join(map(str, BATCHES)),
-    repeats: Annotated[
-        int, typer.Option("--repeats", min=1, max=10**6, metavar="R", help="Timings of each row.")
-    ] = REPEATS,
+    batches: Annotated[str, typer.Option(metavar="N,…", help="Batch sizes tried for throughput.")] = _BATCHES,
+    repeats: Annotated[int, typer.Option(min=1, max=10**6, metavar="R", help="Timings of each row.")] = REPEATS,
     warmup: Annotated[
-        int,
-        typer.Option("--warmup", min=0, max=10**6, metavar="W", help="Sentences decoded before a row is timed."),
+        int, typer.Option(min=0, max=10**6, metavar="W", help="Sentences decoded before a row is timed.")
     ] = WARMUP,
     checkpoint: options.Checkpoint = None,
     metric: options.Metric = None,
     tokenize: options.Tokenize = None,
     as_json: options.Json = False,
     out: Annotated[
-        Path | None, typer.Option("--out", metavar="FILE", help="Also write all measurements to this file, as JSON.")
+        Path | None, typer.Option(metavar="FILE", help="Also write all measurements to this file, as JSON.")
     ] = None,
     plot: Annotated[
-        Path | None, typer.Option("--plot", metavar="FILE.svg", help="Draw scores against latency at batch 1.")
+        Path | None, typer.Option(metavar="FILE.svg", help="Draw scores against latency at batch 1.")
     ] = None,
     changes: options.SetDecoding = None,
     device: options.Device = "auto",
     threads: Annotated[
         int | None,
         typer.Option(
-            "--threads",
             min=1,
             max=4096,
             metavar="N",

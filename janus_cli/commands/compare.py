@@ -11,10 +11,7 @@ from janus_cli.commands import options
 def compare(
     recipe: options.Recipe = None,
     objectives: Annotated[
-        str | None,
-        typer.Option(
-            "--objectives", metavar="NAME,…", help="Objectives to compare; by default all, or only the variants."
-        ),
+        str | None, typer.Option(metavar="NAME,…", help="Objectives to compare; by default all, or only the variants.")
     ] = None,
     variants: Annotated[
         list[str] | None,
@@ -33,53 +30,39 @@ def compare(
         ),
     ] = None,
     steps: Annotated[
-        int | None,
-        typer.Option("--steps", min=1, max=10**12, metavar="N", help="Updates of each training. Default: 2,000."),
+        int | None, typer.Option(min=1, max=10**12, metavar="N", help="Updates of each training. Default: 2,000.")
     ] = None,
     minutes: Annotated[
         float | None,
-        typer.Option(
-            "--minutes",
-            min=0.01,
-            max=1e7,
-            metavar="M",
-            help="Instead of --steps: minutes of updates for each training.",
-        ),
+        typer.Option(min=0.01, max=1e7, metavar="M", help="Instead of --steps: minutes of updates for each training."),
     ] = None,
     seeds: Annotated[
-        str | None, typer.Option("--seeds", metavar="N,…", help="Train each with these seeds; default the recipe's.")
+        str | None, typer.Option(metavar="N,…", help="Train each with these seeds; default the recipe's.")
     ] = None,
     modes: Annotated[
         str | None,
-        typer.Option(
-            "--modes", metavar="NAME,…", help="Decoding modes, as in `janus bench --mode`; a system uses those it has."
-        ),
+        typer.Option(metavar="NAME,…", help="Decoding modes, as in `janus bench --mode`; a system uses those it has."),
     ] = None,
     against: Annotated[
         str | None,
-        typer.Option(
-            "--against", metavar="'SYSTEM MODE'", help="Row that the others are tested against. Default: 'ar ar.beam5'."
-        ),
+        typer.Option(metavar="'SYSTEM MODE'", help="Row that the others are tested against. Default: 'ar ar.beam5'."),
     ] = None,
     metric: options.Metric = None,
     tokenize: options.Tokenize = None,
     average: Annotated[
-        int, typer.Option("--average", min=0, max=10**6, metavar="K", help="Decode the mean of the last K checkpoints.")
+        int, typer.Option(min=0, max=10**6, metavar="K", help="Decode the mean of the last K checkpoints.")
     ] = 0,
     speed: Annotated[bool, typer.Option("--speed/--no-speed", help="Time the rows, in turns.")] = True,
     out: Annotated[
-        Path | None,
-        typer.Option("--out", metavar="FOLDER", help="Folder for everything; by default runs/compare-RECIPE."),
+        Path | None, typer.Option(metavar="FOLDER", help="Folder for everything; by default runs/compare-RECIPE.")
     ] = None,
-    prepared: Annotated[
-        Path | None, typer.Option("--prepared", metavar="FOLDER", help="Output of `janus preprocess`.")
-    ] = None,
+    prepared: Annotated[Path | None, typer.Option(metavar="FOLDER", help="Output of `janus preprocess`.")] = None,
     data_dir: options.DataDir = None,
     changes: options.Set = None,
     device: options.Device = "auto",
     threads: options.Threads = None,
     jobs: Annotated[
-        int, typer.Option("--jobs", min=1, max=1024, metavar="N", help="Train N at once, each in a process of its own.")
+        int, typer.Option(min=1, max=1024, metavar="N", help="Train N at once, each in a process of its own.")
     ] = 1,
     as_json: options.Json = False,
     force: options.Force = False,

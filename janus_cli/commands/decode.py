@@ -25,9 +25,7 @@ def decode(
     column: options.Column = None,
     split: Annotated[
         Literal["test", "valid"] | None,
-        typer.Option(
-            "--split", help="Decode this split of the run's data and keep the result in the run. Default: test."
-        ),
+        typer.Option(help="Decode this split of the run's data and keep the result in the run. Default: test."),
     ] = None,
     out: Annotated[
         Path | None,
@@ -40,8 +38,7 @@ def decode(
     ] = False,
     trace: Annotated[bool, typer.Option("--trace", help="Show the first hypothesis; with nar, pass by pass.")] = False,
     trace_lines: Annotated[
-        int | None,
-        typer.Option("--trace-lines", min=1, max=10**9, metavar="N", help="As --trace, for the first N lines."),
+        int | None, typer.Option(min=1, max=10**9, metavar="N", help="As --trace, for the first N lines.")
     ] = None,
     resume: Annotated[
         bool,

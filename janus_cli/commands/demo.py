@@ -19,7 +19,9 @@ def demo(
       janus demo --set training.updates=1000 --force
       janus decode --run runs/demo-janus --mode nar --iters 4 --trace
     """
-    options.check_recipe("demo", changes)
+    from janus_cli import recipe_load
+
+    recipe_load.load("demo", changes)  # before torch is imported
     from janus_cli.device import interruptible
     from janus_cli.lab.demo import run_demo
     from janus_cli.lab.processes import continues

@@ -16,19 +16,16 @@ def distill(
     checkpoint: options.Checkpoint = None,
     out: Annotated[
         Path | None,
-        typer.Option("--out", metavar="FOLDER", help="Folder to make; by default data/RECIPE-distilled.SOURCE-TARGET."),
+        typer.Option(metavar="FOLDER", help="Folder to make; by default data/RECIPE-distilled.SOURCE-TARGET."),
     ] = None,
     source: Annotated[
         list[Path] | None,
-        typer.Option(
-            "--source", metavar="FILE", help="More source text to decode, or a table with it, plain or .gz. Repeatable."
-        ),
+        typer.Option(metavar="FILE", help="More source text to decode, or a table with it, plain or .gz. Repeatable."),
     ] = None,
     column: options.Column = None,
     surest: Annotated[
         float,
         typer.Option(
-            "--surest",
             min=0.01,
             max=1.0,
             metavar="SHARE",

@@ -15,15 +15,11 @@ def draft_head(
     source: Annotated[
         Path | None,
         typer.Option(
-            "--source",
-            metavar="FILE",
-            help="Source text to draft for, or a table with it; by default that of the training data.",
+            metavar="FILE", help="Source text to draft for, or a table with it; by default that of the training data."
         ),
     ] = None,
     column: options.Column = None,
-    sentences: Annotated[
-        int, typer.Option("--sentences", min=1, max=10**7, metavar="N", help="Use at most N sentences.")
-    ] = 24000,
+    sentences: Annotated[int, typer.Option(min=1, max=10**7, metavar="N", help="Use at most N sentences.")] = 24000,
     threads: options.Threads = None,
     force: options.Force = False,
 ) -> None:

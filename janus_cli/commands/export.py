@@ -27,10 +27,7 @@ def export(
     quantization: Annotated[
         Literal["float32", "float16", "bfloat16", "int16", "int8", "int8_float32", "int8_float16", "int8_bfloat16"]
         | None,
-        typer.Option(
-            "--quantization",
-            help="How weights are stored; safetensors: float32 or bfloat16. Default: float32, as trained.",
-        ),
+        typer.Option(help="How weights are stored; safetensors: float32 or bfloat16. Default: float32, as trained."),
     ] = None,
     with_test: Annotated[
         bool, typer.Option("--with-test", help="safetensors: add the text of the test split, to decode and to score.")

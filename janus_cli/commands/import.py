@@ -11,9 +11,7 @@ from janus_cli.errors import DataError
 
 def import_(
     folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="With config.json, model.safetensors, a tokenizer.")],
-    run: Annotated[
-        Path | None, typer.Option("--run", metavar="FOLDER", help="The run to make; by default runs/NAME.")
-    ] = None,
+    run: Annotated[Path | None, typer.Option(metavar="FOLDER", help="The run to make; by default runs/NAME.")] = None,
     source_language: Annotated[
         str | None, typer.Option(metavar="CODE", help="mBART: the language of sources, such as en_XX.")
     ] = None,
@@ -34,11 +32,8 @@ def import_(
     """
     if not folder.is_dir():
         place = folder.name or "FOLDER"
-        fetch = (
-            f"hf download {folder} --local-dir {place}"
-            if len(folder.parts) == 2
-            else f"hf download ORG/{place} --local-dir {place}"
-        )
+        model = folder if len(folder.parts) == 2 else f"ORG/{place}"
+        fetch = f"hf download {model} --local-dir {place}"
         hint = f"models of the Hub are not fetched: `{fetch}`, then `janus import {place}`"
         raise DataError(f"there is no folder {folder}", hint)
     from janus_cli.export.importing import import_model

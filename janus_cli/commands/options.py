@@ -4,7 +4,7 @@
 
 Cheap to import: `janus --help` reads it.
 
-Commands that compute begin with `check_recipe` or `named_run`: a mistyped name is refused in a third of a second, not
+Commands that compute first load the recipe or call `named_run`: a mistyped name is refused in a third of a second, not
 after the two seconds that importing torch takes.
 """
 
@@ -160,29 +160,6 @@ def one_run(argument: Path | None, option: Path | None) -> Path | None:
     return option if argument is None else argument
 
 
-def check_recipe(
-    recipe: str | None, changes: Sequence[str] | None, objective: str | None = None, start: Path | None = None
-) -> None:
-    """Raises UsageError if there is no such recipe, objective or knob, or the recipe has mistakes.
-
-    start: of `--from`, a run or a checkpoint, whose model section and tokenizer go before the recipe's; UsageError if
-    it is neither.
-    """
-    from janus_cli import recipe_load, runs
-
-    recipe_load.load(recipe or "demo", changes, objective, None if start is None else runs.basis(start))
-
-
-def check_resumed(recipe: str | None, run: Path | None, changes: Sequence[str] | None, objective: str | None) -> None:
-    """The same for a run to resume, with its own recipe or the named one."""
-    from janus_cli import recipe_load, runs
-
-    if recipe is None:
-        recipe_load.load(str(runs.find_run(run).recipe), changes, objective)
-    else:
-        recipe_load.load(recipe, changes, objective, runs.basis_of_resumed(run))
-
-
 def named_run(
     argument: Path | None, option: Path | None, checkpoint: Path | None = None, changes: Sequence[str] | None = None
 ) -> Path | None:
@@ -233,11 +210,9 @@ class Verb(typer.core.TyperCommand):
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         given, *_ = self.make_parser(ctx).parse_args(list(args))
         for option in self.params:
-            values = given.get(option.name)
-            if values == "" or (isinstance(values, list | tuple) and "" in values):
-                raise UsageError(
-                    f"{option.opts[0]} is empty", "give it a value, or leave it out: is a variable not set?"
-                )
+            if "" in _listed(given.get(option.name)):
+                hint = "give it a value, or leave it out: is a variable not set?"
+                raise UsageError(f"{option.opts[0]} is empty", hint)
         return super().parse_args(ctx, args)
 
     def get_help(self, ctx: Any) -> str:
@@ -265,6 +240,11 @@ class FileLists(Verb):
         return super().parse_args(ctx, words)
 
 
+def _listed(value: Any) -> Sequence[Any]:
+    """The values of an option: several if it is repeatable."""
+    return value if isinstance(value, list | tuple) else [value]
+
+
 Command = TypeVar("Command", bound=Callable[..., None])
 
 
@@ -278,7 +258,7 @@ def checked(command: Command) -> Command:
     @wraps(command)
     def call(**given: Any) -> None:
         for name, values in given.items():
-            for value in values if isinstance(values, list | tuple) else [values]:
+            for value in _listed(values):
                 if isinstance(value, Path):
                     _must_be_usable(value)
                 elif isinstance(value, float) and not isfinite(value):
@@ -297,10 +277,7 @@ def _must_be_usable(path: Path) -> None:
     except ValueError as problem:
         raise UsageError(f"{path}: {problem}", "name a file or a folder") from None
     except OSError as problem:
-        told = from_system(problem)
-        if told is None:
-            raise
-        raise told from None
+        raise from_system(problem) or problem from None
 
 
 def with_decoding_options(*names: str, before: str) -> Callable[[Command], Command]:
@@ -348,6 +325,6 @@ def typed(context: typer.Context, *but: str) -> list[str]:
         if isinstance(value, bool):
             words.append((option.opts if value else option.secondary_opts)[0])
         else:
-            for each in value if isinstance(value, list | tuple) else [value]:
+            for each in _listed(value):
                 words += [option.opts[0], str(each)]
     return words

@@ -34,8 +34,7 @@ def preprocess(
         _files("test", "The same for test text, or a source alone; a third file may hold references."),
     ] = None,
     out: Annotated[
-        Path | None,
-        typer.Option("--out", metavar="FOLDER", help="Folder to make; by default data/RECIPE.SOURCE-TARGET."),
+        Path | None, typer.Option(metavar="FOLDER", help="Folder to make; by default data/RECIPE.SOURCE-TARGET.")
     ] = None,
     start: Annotated[
         Path | None,
@@ -47,14 +46,11 @@ def preprocess(
     ] = None,
     changes: options.Set = None,
     workers: Annotated[
-        int | None,
-        typer.Option("--workers", min=1, max=1024, metavar="N", help="Worker processes; by default as many as help."),
+        int | None, typer.Option(min=1, max=1024, metavar="N", help="Worker processes; by default as many as help.")
     ] = None,
     bad_utf8: Annotated[
         BadUtf8,
-        typer.Option(
-            "--bad-utf8", help="What to do with lines that are not UTF-8: stop, skip the pair, or replace the bytes."
-        ),
+        typer.Option(help="What to do with lines that are not UTF-8: stop, skip the pair, or replace the bytes."),
     ] = "stop",
     seed: options.Seed = None,
     dry_run: options.DryRun = False,

@@ -16,14 +16,10 @@ def report(
         list[Path] | None, typer.Option("--run", metavar="FOLDER|NAME", help="The same as RUN. Repeatable.")
     ] = None,
     out: Annotated[
-        Path | None,
-        typer.Option("--out", metavar="FILE", help="By default RUN/report.html; of several runs, report.html here."),
+        Path | None, typer.Option(metavar="FILE", help="By default RUN/report.html; of several runs, report.html here.")
     ] = None,
     sentences: Annotated[
-        int,
-        typer.Option(
-            "--sentences", min=1, max=10**9, metavar="N", help="Validation sentences for calibration and lengths."
-        ),
+        int, typer.Option(min=1, max=10**9, metavar="N", help="Validation sentences for calibration and lengths.")
     ] = 500,  # as many as a validation decodes
     device: options.Device = "auto",
     threads: options.Threads = None,

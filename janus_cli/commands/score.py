@@ -19,12 +19,11 @@ def score(
     ] = None,
     reference: Annotated[
         list[Path] | None,
-        typer.Option("--reference", metavar="FILE", help="Reference text, or a table (several per line). Repeatable."),
+        typer.Option(metavar="FILE", help="Reference text, or a table (several per line). Repeatable."),
     ] = None,
     reference_column: Annotated[
         list[str] | None,
         typer.Option(
-            "--reference-column",
             metavar="NAME|NUMBER",
             help="Column with references. Repeatable. By default those called reference, else all of a TSV that is "
             "called NAME.refs.tsv.",
@@ -33,21 +32,18 @@ def score(
     pool_references: Annotated[
         Path | None,
         typer.Option(
-            "--pool-references",
             metavar="SOURCES",
             help="Text with the source of each line: a source that is on several lines is scored once, against the "
             "references of all these lines, as coco-caption does.",
         ),
     ] = None,
     task: Annotated[
-        GlgeTask | None,
-        typer.Option("--task", help="Prepare the lines and score them as GLGE does for this task."),
+        GlgeTask | None, typer.Option(help="Prepare the lines and score them as GLGE does for this task.")
     ] = None,
     column: options.Column = None,
     against: Annotated[
         Path | None,
         typer.Option(
-            "--against",
             metavar="FILE|RUN",
             help="A second output to compare with, by paired bootstrap; for a run, its output of the same name.",
         ),
@@ -67,7 +63,6 @@ def score(
     bootstrap: Annotated[
         int | None,
         typer.Option(
-            "--bootstrap",
             min=0,
             max=10**6,
             metavar="N",
@@ -75,7 +70,7 @@ def score(
         ),
     ] = None,
     seed: Annotated[
-        int, typer.Option("--seed", min=0, max=options.LARGEST, metavar="N", help="Seed of the bootstrap.")
+        int, typer.Option(min=0, max=options.LARGEST, metavar="N", help="Seed of the bootstrap.")
     ] = BOOTSTRAP_SEED,
     as_json: options.Json = False,
 ) -> None:

@@ -16,19 +16,15 @@ def train(
         Path | None, typer.Argument(metavar="RUN", help="With --resume: the same as --run.", show_default=False)
     ] = None,
     run: Annotated[
-        Path | None,
-        typer.Option("--run", metavar="FOLDER", help="Folder of the run; by default runs/RECIPE-OBJECTIVE."),
+        Path | None, typer.Option(metavar="FOLDER", help="Folder of the run; by default runs/RECIPE-OBJECTIVE.")
     ] = None,
     prepared: Annotated[
         Path | None,
-        typer.Option(
-            "--prepared", metavar="FOLDER", help="Output of `janus preprocess`; by default looked up under data/."
-        ),
+        typer.Option(metavar="FOLDER", help="Output of `janus preprocess`; by default looked up under data/."),
     ] = None,
     data_dir: options.DataDir = None,
     resume: Annotated[
-        bool,
-        typer.Option("--resume", help="Continue the run from its last checkpoint, if there is one."),
+        bool, typer.Option("--resume", help="Continue the run from its last checkpoint, if there is one.")
     ] = False,
     start: Annotated[
         Path | None,
@@ -41,9 +37,7 @@ def train(
     allow_change: Annotated[
         list[str] | None,
         typer.Option(
-            "--allow-change",
-            metavar="KEY",
-            help="With --resume: let this knob differ, or these, separated by commas. Repeatable.",
+            metavar="KEY", help="With --resume: let this knob differ, or these, separated by commas. Repeatable."
         ),
     ] = None,
     changes: options.Set = None,
@@ -65,15 +59,15 @@ def train(
       janus train --recipe squad_qg --data-dir SQUAD --from runs/bart-base
       torchrun --nproc-per-node 2 -m -- janus_cli train --recipe iwslt14
     """
+    from janus_cli import recipe_load, runs
     from janus_cli.errors import Stopped, UsageError
 
     if resumed is not None and not resume:
         raise UsageError(f"{resumed}: RUN is accepted only with --resume", "name a new run's folder with --run")
     folder = options.one_run(resumed, run)
-    if resume and start is None:
-        options.check_resumed(recipe, folder, changes, objective)
-    else:
-        options.check_recipe(recipe, changes, objective, start)
+    own = resume and recipe is None and start is None
+    named = str(runs.find_run(folder).recipe) if own else recipe or "demo"
+    recipe_load.load(named, changes, objective, runs.basis_of(recipe, folder, start, resume=resume))
     options.check_place(folder or Path())
     from janus_cli.training.run import train as run_training
 

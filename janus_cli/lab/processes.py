@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -34,7 +35,7 @@ from janus_cli.lab import startup
 from janus_cli.lab.rows import Decoded, Row
 from janus_cli.lab.threads import Threads, current
 from janus_cli.runs import Run
-from janus_cli.system import ask_to_stop, ctrl_c_blocked, forget_peak, leave_terminal, peak_bytes, stop_signals
+from janus_cli.system import ctrl_c_blocked, forget_peak, leave_terminal, peak_bytes, stop_signals
 
 POLL_SECONDS = 1.0  # between looks at running trainings and signals
 SPAWN = get_context("spawn")  # CUDA does not survive a fork
@@ -69,7 +70,7 @@ def _end_with(parent: BaseProcess | None) -> None:
     """Makes this process save and stop if the caller is killed."""
     if parent is not None:
         parent.join()
-        ask_to_stop()
+        os.kill(os.getpid(), signal.SIGTERM)
 
 
 class Job(NamedTuple):

@@ -70,7 +70,7 @@ def train(
     with _ranks(device) as world:
         _check_options(resume=resume, force=force, start=start, allow_change=allow_change)
         resume = resume and not _has_yet_to_begin(recipe, run)
-        basis = _basis(recipe, run, start, resume=resume)
+        basis = runs.basis_of(recipe, run, start, resume=resume)
         settings, target = _recipe_and_run(recipe, objective, run, changes, seed, data_dir, basis, resume=resume)
         if target.is_export:
             hint = f"start from its weights: {command('janus', 'train', '--from', target.path)}"
@@ -168,13 +168,6 @@ def _recipe_and_run(
         console.say("no --recipe: using the built-in recipe demo")
     loaded = recipe_load.load(recipe or "demo", changes, objective, basis)
     return loaded, Run(folder or runs.RUNS / f"{loaded.name}-{loaded.objective.name}")
-
-
-def _basis(recipe: str | None, run: Path | None, start: Path | None, *, resume: bool) -> Basis | None:
-    """The run whose model section and tokenizer go before those of the recipe: that of `--from`, also if resumed."""
-    if start is not None:
-        return runs.basis(start)
-    return runs.basis_of_resumed(run) if resume and recipe else None
 
 
 def _check_options(*, resume: bool, force: bool, start: Path | None, allow_change: Sequence[str]) -> None:

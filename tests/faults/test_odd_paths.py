@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import get_args
 
 import pytest
+import typer
 from processes import NO_PRIVILEGES, ended, janus
 
 from janus_cli.cli import VERBS, function_of
@@ -29,11 +30,15 @@ ODD = {  # a path, and why it is refused
 def options_of(verb: str, kind: str) -> list[list[str]]:
     """The words before the value of each option and argument of a verb whose type mentions this name."""
     parameters = inspect.signature(function_of(verb)).parameters.values()
-    annotated = [get_args(each.annotation) for each in parameters]
+    annotated = [(each.name, get_args(each.annotation)) for each in parameters]
     needed = ["." for each in parameters if each.default is each.empty and get_args(each.annotation)]
-    markers = [marker for about, marker, *_ in filter(None, annotated) if kind in str(about)]
-    names = [[marker.default, *(marker.param_decls or ())] for marker in markers]
-    flags = [[name for name in each if str(name).startswith("--")][:1] for each in names]
+    markers = [(name, given[1]) for name, given in annotated if given and kind in str(given[0])]
+    flags = []
+    for name, marker in markers:
+        said = [marker.default, *(marker.param_decls or ())]
+        if isinstance(marker, typer.models.OptionInfo):
+            said.append(f"--{name.replace('_', '-')}")  # typer's own, if the option says none
+        flags.append([each for each in said if str(each).startswith("--")][:1])
     return [[verb, *needed, *flag] if flag else [verb] for flag in flags]
 
 
