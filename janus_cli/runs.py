@@ -185,6 +185,8 @@ def find_run(path: Path | None) -> Run:
             hint = f"it holds runs: {', '.join(inside)}"
         elif (path / PROVENANCE).is_file():
             hint = f"it is an export for other programs: see {path / 'README.txt'}"
+        elif (path / "checkpoints").is_dir():
+            hint = f"if it was a run, each checkpoint has a copy: `{command('ls', path / 'checkpoints')}`"
         elif (path / MANIFEST).is_file():
             hint = f"it is prepared data: `{command('janus', 'inspect', path)}` shows it; {hint}"
         meant = guess(path.name, (folder.name for folder in folders))

@@ -200,9 +200,10 @@ def verify(folder: Path) -> Checkpoint:
                 raise FileNotFoundError
             intact = _describe(file) == expected
         except FileNotFoundError:  # also if a training prunes it at this moment
-            raise CheckpointError(f"{file} is missing or not a plain file") from None
+            hint = "`janus export` makes a folder without the optimizer" if name == OPTIMIZER else _others(folder)
+            raise CheckpointError(f"{file} is missing or not a plain file", hint) from None
         if not intact:
-            hint = f"for other checkpoints see `{command('ls', folder.parent)}`"
+            hint = _others(folder)
             if Run(folder).is_export:
                 hint = "rename or remove the folder; then export again, or name pretrained:NAME again if it is a copy"
             raise CheckpointError(f"{file} is damaged: size or sha256 differs from the manifest", hint)
@@ -211,6 +212,10 @@ def verify(folder: Path) -> Checkpoint:
     saved = Checkpoint(folder, recipe, (state["source_vocabulary"], state["target_vocabulary"]), state)
     _must_fit_its_file(saved, files[MODEL]["bytes"])
     return saved
+
+
+def _others(folder: Path) -> str:
+    return f"name another one with --checkpoint, see `{command('ls', folder.parent)}`; `train --resume` skips this"
 
 
 def read_state(folder: Path, error: type[JanusError] = DataError) -> dict[str, Any]:
