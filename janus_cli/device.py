@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from math import inf
 from threading import Thread
 from types import FrameType
 from typing import TYPE_CHECKING
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
     import torch
 
 SIGNALS = stop_signals()
+TOGETHER = 1.0  # seconds within which several signals are one: a launcher and a terminal may both send it
 
 
 def name_device(name: str) -> str:
@@ -77,24 +80,25 @@ def _heard_while_waiting() -> Iterator[None]:
     """End the process at its second stop signal also while torch waits for another rank: handlers do not run then."""
     reader, writer = socket.socketpair()
     writer.setblocking(False)
-    before = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
 
-    def count() -> None:
-        heard = 0
-        while number := reader.recv(1):
-            heard += number[0] in SIGNALS
-            if heard == 2:
-                os._exit(128 + number[0])
+    def listen() -> None:
+        first = inf
+        with reader:
+            while number := reader.recv(1):
+                now = time.monotonic()
+                if number[0] in SIGNALS and now > first + TOGETHER:
+                    os._exit(128 + number[0])
+                first = min(first, now) if number[0] in SIGNALS else first
 
-    thread = Thread(target=count, daemon=True)
-    thread.start()
+    Thread(target=listen, daemon=True).start()
+    before = -1
     try:
+        before = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
         yield
     finally:
         signal.set_wakeup_fd(before)
+        writer.shutdown(socket.SHUT_RDWR)
         writer.close()
-        thread.join()
-        reader.close()
 
 
 @contextmanager
@@ -108,20 +112,28 @@ def _on_signal(handle: Callable[[int], None]) -> Iterator[None]:
 
     before = {number: signal.signal(number, first) for number in SIGNALS}
     try:
-        with _heard_while_waiting():
-            yield
+        yield
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
 
 
 class StopSignal(ExitStack):
-    """with StopSignal() as stop: ... stop.number is 0 until a signal comes; a second one ends the process at once."""
+    """with StopSignal() as stop: ... stop.number is 0 until a signal comes; a second one ends the process at once.
+
+    ranks: how many processes train together, and wait for each other.
+    """
 
     number = 0
 
+    def __init__(self, ranks: int = 1) -> None:
+        super().__init__()
+        self.ranks = ranks
+
     def __enter__(self) -> StopSignal:
         self.enter_context(_on_signal(self._note))
+        if self.ranks > 1:
+            self.enter_context(_heard_while_waiting())
         return self
 
     def _note(self, number: int) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import signal
+import socket
 import time
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
@@ -120,29 +121,43 @@ def start_world(device: str) -> World:
         if chosen.type == "cuda":
             torch.cuda.set_device(chosen)
         store = _meet(rank, size)
-        _must_be_alike(store, chosen.type, rank, size)
+        _must_be_alike(store, chosen, rank, size)
         # The other ranks wait while the first one prepares data or validates.
         store.set_timeout(PATIENCE)
         backend, timeout = ("nccl", UPDATE) if chosen.type == "cuda" else ("gloo", PATIENCE)
-        dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=timeout)
-        if backend == "nccl":
-            group = dist.new_group(backend="gloo", timeout=PATIENCE)
+        try:
+            dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=timeout)
+            if backend == "nccl":
+                group = dist.new_group(backend="gloo", timeout=PATIENCE)
+        except RuntimeError as problem:
+            reason = str(problem).split("\n")[0]
+            hint = "name the network interface that machines share: GLOO_SOCKET_IFNAME, and NCCL_SOCKET_IFNAME on GPUs"
+            raise UsageError(f"rank {rank} of {size} cannot talk to the others: {reason}", hint) from None
     if rank > 0:
         for number in {*SIGNALS} - {signal.SIGINT}:
             signal.signal(number, signal.SIG_DFL)
     return World(rank, size, chosen, group)
 
 
-def _must_be_alike(store: Any, device: str, rank: int, size: int) -> None:
-    """Raises UsageError if some ranks compute on GPUs and some on CPUs: they would wait for each other in vain."""
-    store.set(f"device/{rank}", device)
-    devices = [store.get(f"device/{each}").decode() for each in range(size)]
-    if len({*devices}) > 1:
-        few = [str(each) for each in range(size) if devices[each] == "cpu"][:9]
+def _must_be_alike(store: Any, device: torch.device, rank: int, size: int) -> None:
+    """Raises UsageError if some ranks compute on GPUs and some on CPUs: they would wait for each other in vain; or two
+    on one GPU, which NCCL refuses in other words."""
+    gpu = f"{socket.gethostname()} {torch.cuda.get_device_properties(device).uuid}" if device.type == "cuda" else ""
+    store.set(f"device/{rank}", gpu)
+    gpus = [store.get(f"device/{each}").decode() for each in range(size)]
+    store.add("device/known", 1)
+    shared = [str(each) for each in range(size) if gpus[each] and gpus.count(gpus[each]) > 1]
+    without = [str(each) for each in range(size) if not gpus[each]]
+    if not shared and len(without) in (0, size):
+        return
+    while rank == 0 and store.add("device/known", 0) < size:  # the store is gone with this process
+        time.sleep(0.05)
+    if without:
         raise UsageError(
-            f"rank {', '.join(few)} found no GPU and would compute on a CPU, the others on GPUs",
+            f"rank {', '.join(without[:9])} found no GPU and would compute on a CPU, the others on GPUs",
             "look at these ranks' machines (nvidia-smi), or give all of them --device cpu",
         )
+    raise UsageError(f"ranks {', '.join(shared[:9])} share a GPU", "start one process for each GPU")
 
 
 def _meet(rank: int, size: int) -> Any:

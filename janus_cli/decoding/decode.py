@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import shutil
@@ -288,7 +289,9 @@ class Decode(Job):
         for name, short in UNFLAGGED.items():
             value = getattr(self.plan.options, name)
             if self.plan.reads(name) and value != getattr(own, name):
-                yield f"{short}{value}".removesuffix(".0")
+                if isinstance(value, tuple):
+                    value = hashlib.sha256(str(value).encode()).hexdigest()[:8]
+                yield f"{short}{'' if value is True else value}".removesuffix(".0")
 
     def kept(self, suffix: str) -> Path:
         """A file of the decoded split."""

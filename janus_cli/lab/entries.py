@@ -171,7 +171,7 @@ class Entry:
             made_by = {"sha256": weights, "text": text.hexdigest(), "mode": plan.mode, "options": plan.used}
             with self.noted(label):
                 before = documents.read(about, documents.ComparedOutput) if about.is_file() and file.is_file() else {}
-                if before != before | made_by or before.get("output") != sha256(file):
+                if before != before | made_by or before.get("output") not in (None, sha256(file)):
                     texts, timing = decode(*load(), plan, lines, f"{self.name} {label}")
                     write_atomically(file, "".join(f"{line}\n" for line in texts).encode())
                     passes = timing.passes / max(1, timing.sentences)

@@ -50,9 +50,9 @@ def check_scoring(recipe: Recipe) -> None:
 
 
 def rank(metric: str, metrics: Mapping[str, Any]) -> Rank | None:
-    """What checkpoints are ordered by, the best one last; None if the validation has no such number, or NaN."""
+    """What checkpoints are ordered by, the best one last; None if the validation has no such number, or a NaN."""
     value, loss = metrics.get(metric), metrics.get("loss")
-    if not _is_number(value):
+    if not _is_number(value) or loss != loss:
         return None
     return value if higher_is_better(metric) else -value, -loss if _is_number(loss) else -inf
 
@@ -62,7 +62,7 @@ def note_validation(position: Position, metric: str, value: float, loss: float) 
     before = rank(metric, {"loss": position.best_loss, metric: position.best})
     now = rank(metric, {"loss": loss, metric: value})
     position.validation_due, position.since_best = False, position.since_best + 1
-    if now is not None and loss == loss and (before is None or now >= before):
+    if now is not None and (before is None or now >= before):
         position.best, position.best_loss, position.best_step = value, loss, position.step
         position.since_best = 0 if before is None or now > before else position.since_best
 

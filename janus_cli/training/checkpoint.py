@@ -343,7 +343,7 @@ def find_checkpoint(run: Path | None, checkpoint: Path | None) -> tuple[Run, Pat
         return chosen, chosen.path.resolve()
     for place in (root / "best", root / "last") if checkpoint is None else (checkpoint, root / checkpoint):
         if followed(place).is_dir():
-            if checkpoint is None and place.name != "best" and (root / "best").is_symlink():
+            if checkpoint is None and place.name != "best" and _is_link(root / "best"):
                 console.warn(
                     f"{root / 'best'} leads to a checkpoint that is gone: taking {followed(place).resolve().name}"
                 )
@@ -358,6 +358,10 @@ def find_checkpoint(run: Path | None, checkpoint: Path | None) -> tuple[Run, Pat
             + command("janus", "train", "--resume", "--run", chosen.path),
         )
     raise chosen.lacks(checkpoint)
+
+
+def _is_link(path: Path) -> bool:
+    return path.is_symlink() or followed(path) != path
 
 
 def _without_links(root: Path, link: str) -> Path | None:

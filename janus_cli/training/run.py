@@ -203,7 +203,9 @@ def _must_be_free(run: Run, *, force: bool) -> None:
     old = any(path in (run.checkpoints, run.decoded, run.log) for path in found)
     if (run.path / LOCK).exists() and (force or not old):  # a training was stopped before it wrote its recipe
         return
-    if old:
+    if old and (run.path / LOCK).exists():
+        hint = "a training that was to start over was stopped here: --force starts over"
+    elif old:
         hint = "choose another --run"  # --force would remove these
     elif is_prepared(run.path):
         hint = "choose another --run, and give this folder to --prepared"

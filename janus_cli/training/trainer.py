@@ -87,7 +87,7 @@ class Trainer:
         self.metrics: Mapping[str, float] = {}  # of the validation after this update, if there was one
         self.saved: int | None = None  # the update that this process saved last
         self.on_save: Callable[[], None] = lambda: None
-        self.stop = StopSignal()  # received by this rank
+        self.stop = StopSignal(world.size)  # received by this rank
         self.signal = 0  # received by any rank; the ranks agree on it in every update
 
     @cached_property
@@ -119,7 +119,7 @@ class Trainer:
         knobs, position = self.knobs, self.position
         self.model.train()
         with self.stop, console.progress("training", knobs.updates, start=position.step, left=self._time_left) as bar:
-            windows = self.windows()
+            windows, saving, due = self.windows(), False, False
             while True:
                 if not (validation_due := position.validation_due):  # due when resumed, before the next update
                     self.update(next(windows))
@@ -129,8 +129,8 @@ class Trainer:
                 if not validation_due and (ended or self.signal or step % knobs.log_every == 0):
                     rate = learning_rate(step - 1, knobs)
                     self.log.write("train", step, epoch=position.epoch, lr=rate, **self.meter.take())
-                # In a series of skipped updates it would push out what was saved before the series.
-                saving = validating or bool(self.signal) or (step % knobs.save_every == 0 and not position.bad)
+                due = (due and not saving) or step % knobs.save_every == 0  # put off while updates are skipped
+                saving = validating or bool(self.signal) or (due and not position.bad)
                 if saving:
                     self._must_be_finite()
                 if validating:
@@ -141,8 +141,8 @@ class Trainer:
                     self.save()
                 if self.signal:
                     self.log.write("stopped", step, signal=self.signal)
-                    again = resume_command(self.run.path, self.world)
-                    raise Stopped(self.signal, f"stopped after update {step:,}, saved", f"resume with: {again}")
+                    hint = f"resume with: {resume_command(self.run.path, self.world)}"
+                    raise Stopped(self.signal, f"stopped after update {step:,}, saved", hint)
                 if ended or self._has_converged():
                     self.log.write("done", step, early=self._has_converged())
                     return

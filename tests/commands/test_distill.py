@@ -3,6 +3,7 @@
 import fcntl
 import json
 import shlex
+import shutil
 import signal
 from dataclasses import replace
 from functools import partial
@@ -246,6 +247,12 @@ def test_a_job_that_is_killed_at_its_end_is_done(distill: Janus, monkeypatch: py
         assert distill("runs/ar", *SMALL)[0] == 130
     expected = stores()
     assert left() == [".demo-distilled.src-tgt.partial"]
+    OUT.rename("data/kept")
+    shutil.copytree("data/demo", OUT)
+    ends(distill("runs/ar", *SMALL, "--resume"), 2, "holds prepared data")  # somebody else's, by now
+    assert read_json(OUT / "manifest.json") == read_json(Path("data/demo/manifest.json"))
+    shutil.rmtree(OUT)
+    Path("data/kept").rename(OUT)
     ends(distill("runs/ar", *SMALL, "--resume"), 0)
     assert (stores(), left()) == (expected, [])
 

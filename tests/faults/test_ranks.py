@@ -160,7 +160,7 @@ def update(self, window):
     if self.position.step == 2:
         if self.world.rank == 1:
             time.sleep(300)
-        for seconds in (1, 2):
+        for seconds in (1, 3):
             Timer(seconds, os.kill, (os.getpid(), signal.SIGTERM)).start()
     plain(self, window)
 Trainer.update = update
@@ -182,10 +182,15 @@ import torch
 from janus_cli import world
 world.choose_device = lambda name, local: torch.device("cuda" if local else "cpu")
 torch.cuda.set_device = lambda device: None
+torch.cuda.get_device_properties = lambda device: SimpleNamespace(uuid="GPU-1")
 """
-    code, said = ended(torchrun(changes=(), before=other), 120)
+    code, said = ended(torchrun(changes=(), before=f"from types import SimpleNamespace\n{other}"), 120)
     assert code != 0
-    assert said.count("rank 0 found no GPU") == 2, said
+    assert "rank 0 found no GPU" in said, said
+    both = other.replace('"cuda" if local else "cpu"', '"cuda"')
+    code, said = ended(torchrun(changes=(), before=f"from types import SimpleNamespace\n{both}"), 120)
+    assert code != 0
+    assert "ranks 0, 1 share a GPU" in said, said
 
 
 def test_one_rank_dies(tiny_recipe: Path) -> None:

@@ -348,6 +348,18 @@ def test_stops_push_no_regular_checkpoint_out(tiny_recipe: Path, monkeypatch: Pa
     assert kept == [[4, 8, 10, 11], [8, 12]]
 
 
+def test_a_save_that_falls_on_a_skipped_update_is_made_up_for(tiny_recipe: Path, monkeypatch: Patch) -> None:
+    plain, updates = torch.nn.utils.clip_grad_norm_, iter(range(1, 100))
+
+    def norm(*arguments: Any) -> Any:
+        return torch.tensor(float("nan")) if next(updates) in (2, 4, 6, 7) else plain(*arguments)
+
+    monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", norm)
+    every = ("save_every=2", "updates=10", "validate_every=100", "keep_last=9", "keep_best=0")
+    go(tiny_recipe, "run", *(f"training.{each}" for each in every), objective="ar")
+    assert [line["step"] for line in entries(LOG, "saved")] == [3, 5, 8, 10]
+
+
 def test_checkpoints_of_stops_are_kept_until_there_is_a_regular_one(tiny_recipe: Path, monkeypatch: Patch) -> None:
     """Else a machine that is often taken away would have one checkpoint alone, which may be damaged."""
     for resume in (False, True):
