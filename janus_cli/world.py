@@ -150,7 +150,8 @@ def _must_be_alike(store: Any, device: torch.device, rank: int, size: int) -> No
     without = [str(each) for each in range(size) if not gpus[each]]
     if not shared and len(without) in (0, size):
         return
-    while rank == 0 and store.add("device/known", 0) < size:  # the store is gone with this process
+    deadline = time.monotonic() + SILENCE  # the others need the store, which is gone with the first rank
+    while rank == 0 and store.add("device/known", 0) < size and time.monotonic() < deadline:
         time.sleep(0.05)
     if without:
         raise UsageError(

@@ -124,10 +124,9 @@ class Distill(Job):
                 pass
         progress = self.progress
         teacher = {**self.teacher, "step": self.step, "seconds": round(progress.seconds, 3), **progress.reading}
-        # Published: killed before the partial file was deleted.
-        force = self.records.files[self.target] or (is_prepared(self.target) and progress.published)
-        if not self.records.files[self.target] and self.target.exists() and (not force or self.unlike_finished()):
-            must_be_free(self.target, force=False, is_ours=is_prepared, what=PREPARED)
+        killed = progress.published and is_prepared(self.target) and not self.unlike_finished()  # it is this result
+        force = self.records.files[self.target] or killed
+        must_be_free(self.target, force=force, is_ours=is_prepared, what=PREPARED)
         self.records.note_published()
         manifest = write(self.sources, self.records, self.target, teacher, surest=self.surest, force=force)
         found, counts = manifest["distilled"], self.progress.counts

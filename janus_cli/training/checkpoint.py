@@ -200,8 +200,7 @@ def verify(folder: Path) -> Checkpoint:
                 raise FileNotFoundError
             intact = _describe(file) == expected
         except FileNotFoundError:  # also if a training prunes it at this moment
-            hint = "`janus export` makes a folder without the optimizer" if name == OPTIMIZER else _others(folder)
-            raise CheckpointError(f"{file} is missing or not a plain file", hint) from None
+            raise CheckpointError(f"{file} is missing or not a plain file", _others(folder)) from None
         if not intact:
             hint = _others(folder)
             if Run(folder).is_export:

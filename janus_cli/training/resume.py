@@ -79,8 +79,8 @@ def consequences(saved: Checkpoint, recipe: Recipe, numerics: Mapping[str, objec
     learning rate."""
     step = saved.state["step"]
     old, new = dict(flat(saved.recipe.plain(), ".")), dict(flat(recipe.plain(), "."))
-    changed = [key for key in sorted(old.keys() | new.keys()) if old.get(key) != new.get(key)]
-    if changed := [key for key in changed if not _within(key, (*FREE, *TOLD, *ONLY_HOW_LONG))]:
+    keys = (key for key in sorted(old.keys() | new.keys()) if not _within(key, (*FREE, *TOLD, *ONLY_HOW_LONG)))
+    if changed := [key for key in keys if old.get(key) != new.get(key)]:
         told = "; ".join(f"{key} {old.get(key)}, now {new.get(key)}" for key in changed[:MOST])
         more = f"; and {len(changed) - MOST} more" if len(changed) > MOST else ""
         yield f"the recipe is not that of the checkpoint of update {step:,}: {told}{more}"

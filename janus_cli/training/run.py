@@ -204,7 +204,7 @@ def _must_be_free(run: Run, *, force: bool) -> None:
     if (run.path / LOCK).exists() and (force or not old):  # a training was stopped before it wrote its recipe
         return
     if old and (run.path / LOCK).exists():
-        hint = "a training that was to start over was stopped here: --force starts over"
+        hint = "a training with --force was stopped here: give --force again"
     elif old:
         hint = "choose another --run"  # --force would remove these
     elif is_prepared(run.path):

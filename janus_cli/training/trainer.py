@@ -410,7 +410,7 @@ class Trainer:
             raise self._too_large()
         raise NonFiniteError(
             f"{position.bad} updates in a row without a finite gradient, the last at update {position.step + 1}",
-            "lower training.learning_rate or set training.clip; if the newest checkpoint is too late, rename it first",
+            "lower training.learning_rate, set training.clip, or rename the newest checkpoint to resume an earlier one",
         )
 
     def _too_large(self) -> OutOfMemoryError:
