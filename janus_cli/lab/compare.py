@@ -269,14 +269,16 @@ class Comparison:
             )
 
     def _prepare(self) -> None:
-        """Prepares the data if it is missing; raises the first system's error if all systems fail."""
+        """Prepares the data if it is missing; raises the error of the data, or the first one if all systems fail."""
         problems = []
         for entry in self.entries:
             try:
                 train(**self._options(entry, self.force), data_only=True)
                 break
-            except JanusError as problem:  # of this system only: its training reports it
-                problems.append(problem)
+            except JanusError as problem:
+                if isinstance(problem, DataError) and not self._manifest():
+                    raise  # the text itself is at fault; no other system could prepare it
+                problems.append(problem)  # of this system only: its training reports it
         else:
             raise problems[0]
         self._must_have_split()

@@ -234,6 +234,14 @@ def test_data_that_no_system_can_use_is_found_before_anything_is_trained(
     assert not Path("runs").exists()
 
 
+def test_text_that_cannot_be_prepared_is_read_once_not_for_every_system(compare: Janus) -> None:
+    for split in ("train", "valid", "test"):
+        for side in ("src", "tgt"):
+            Path(f"{split}.{side}").touch()
+    code, _, err = compare("--objectives", "ar,cmlm", "--seeds", "1,2", "--steps", "1", "--data-dir", ".")
+    assert (code, err.count("preparing it first")) == (3, 1)
+
+
 def test_minutes_are_an_equal_budget_too_and_json_is_printed_instead_of_the_table(compare: Janus) -> None:
     code, out, _ = compare(*AR, "--minutes", "0.01", "--json")
     assert (code, json.loads(out)) == (0, found())
