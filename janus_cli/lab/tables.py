@@ -17,6 +17,7 @@ from janus_cli.errors import UsageError
 from janus_cli.lab import machine
 from janus_cli.terminal import visible
 
+NUMBERS = tuple("–+-0123456789")  # what the cells of a column of numbers begin with
 HEAD = 1024  # bytes at the start of a file that contain its mark
 
 
@@ -37,15 +38,16 @@ def without_empty(columns: Mapping[str, str], rows: Sequence[Sequence[Any]]) -> 
 
 
 def markdown(columns: Mapping[str, str], values: Iterable[Sequence[Any]]) -> str:
-    """A Markdown table of `cells`, first column left-aligned, others right-aligned, also in plain text."""
+    """A Markdown table of `cells`, aligned in plain text, too: numbers right, words and the first column left."""
     titles, rows = list(columns), cells(columns, values)
     widths = [max(len(line[place]) for line in [titles, *rows]) for place in range(len(titles))]
-    rule = ["-" * widths[0], *(f"{'-' * (width - 1)}:" for width in widths[1:])]
+    words = {place for row in rows for place, cell in enumerate(row) if not cell.startswith(NUMBERS)} | {0}
 
     def line(row: Sequence[str]) -> str:
-        padded = [row[0].ljust(widths[0]), *(text.rjust(w) for text, w in zip(row[1:], widths[1:], strict=True))]
-        return f"| {' | '.join(padded)} |"
+        sides = enumerate(zip(row, widths, strict=True))
+        return f"| {' | '.join(text.ljust(w) if place in words else text.rjust(w) for place, (text, w) in sides)} |"
 
+    rule = ["-" * width if place in words else f"{'-' * (width - 1)}:" for place, width in enumerate(widths)]
     return "\n".join(line(row) for row in [titles, rule, *rows])
 
 

@@ -12,7 +12,7 @@ from janus_cli.lab.compare import table
 from janus_cli.lab.entries import Entry, Output, scored
 from janus_cli.lab.machine import describe
 from janus_cli.lab.systems import System
-from janus_cli.lab.tables import without_empty
+from janus_cli.lab.tables import markdown, without_empty
 from janus_cli.runs import Run
 from janus_cli.scoring.judge import Judge
 
@@ -106,6 +106,12 @@ def test_columns_without_values_are_left_out() -> None:
     columns, rows = {"row": "", "a": ".1f", "b": ".1f"}, [["x", None, 1.0], ["y", None, None]]
     assert without_empty(columns, rows) == ({"row": "", "b": ".1f"}, [["x", 1.0], ["y", None]])
     assert without_empty(columns, []) == (columns, [])
+
+
+def test_columns_of_words_are_left_aligned_and_those_of_numbers_right() -> None:
+    rows = [["ar", "ar.beam1", 3.0, None], ["cmlm", "nar4", -1.0, "+0.1 to +0.3"]]
+    rule = markdown({"system": "", "decoding": "", "BLEU": ".1f", "95 %": ""}, rows).split("\n")[1]
+    assert [cell.strip()[-1] for cell in rule.strip("|").split("|")] == ["-", "-", ":", ":"]
 
 
 def test_another_metric_judges_and_knows_which_way_is_better() -> None:
