@@ -156,8 +156,7 @@ class Generator:
         most = self._limit(source, options)
         memory = self.model.encode(source, source != PAD)
         step = NextBlock(self.model, memory, most, block or int(most.max()), never_written(options))
-        tokens, logps, passes = write_blocks(step, most, block)
-        limited = (tokens != PAD).sum(1) >= most - 1
+        tokens, logps, passes, limited = write_blocks(step, most, block)
         if dropped := _dropped(options):
             tokens, logps = dropped.without(tokens, logps)
         outputs = _ranked(tokens, logps, mean_logp(tokens, logps)[:, None], 1, passes, (tokens != PAD).sum(1), [])

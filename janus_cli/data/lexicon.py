@@ -31,7 +31,6 @@ from janus_cli.data.prepared import Prepared
 from janus_cli.data.store import Store
 from janus_cli.data.tokenizer import Tokenizers
 from janus_cli.errors import CheckpointError, DataError
-from janus_cli.files import write_atomically
 from janus_cli.recipe import Recipe
 
 FORMAT = 1
@@ -48,14 +47,14 @@ def wanted(recipe: Recipe) -> CematObjective | None:
     return objective if isinstance(objective, CematObjective) and objective.switched > 0 else None
 
 
-def make(recipe: Recipe, prepared: Prepared, file: Path) -> None:
-    """Writes the lexicon of a new run; nothing for objectives that need none.
+def make(recipe: Recipe, prepared: Prepared) -> bytes:
+    """The lexicon of a new run, as its file holds it; empty for objectives that need none.
 
     Raises DataError if the dictionary cannot be read, or no token could be switched.
     """
     knobs = wanted(recipe)
     if knobs is None:
-        return
+        return b""
     if knobs.dictionary is not None:
         translations = from_file(Path(knobs.dictionary), recipe, prepared.tokenizers)
     else:
@@ -70,7 +69,7 @@ def make(recipe: Recipe, prepared: Prepared, file: Path) -> None:
         )
     console.say(f"lexicon: {len(translations):,} tokens with translations, {several:,} of them with several")
     lexicon = {"format": FORMAT, "fingerprint": prepared.train.fingerprint, "sha256": _digest(translations)}
-    write_atomically(file, json.dumps({**lexicon, "translations": translations}).encode())
+    return json.dumps({**lexicon, "translations": translations}).encode()
 
 
 def attach(recipe: Recipe, prepared: Prepared, file: Path) -> None:

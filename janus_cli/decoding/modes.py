@@ -157,7 +157,8 @@ class Plan:
             if self.way == KNOWN_LENGTH and "ar" in knob.modes:
                 return "this model predicts the length first", ""
             if self.way == ONE_PASS and "nar" in knob.modes:
-                return "this model writes all tokens in one pass", "take --mode semi --block N for more passes"
+                more = "take --mode semi --block N for more passes" if option == "iters" else ""
+                return "this model writes all tokens in one pass", more
             plans = [Plan(self.recipe, mode, self.options) for mode in modes(self.recipe)]
             others = " or ".join(plan.mode for plan in plans if plan.reads(option))
             return f"this decodes with --mode {self.mode}", f"add --mode {others}" if others else ""
@@ -218,6 +219,8 @@ def choose(recipe: Recipe, given: Mapping[str, Any], changed: Collection[str] = 
     """
     given = {name: value for name, value in given.items() if value is not None}
     options = recipe_load.change_decoding(recipe, given)
+    if "block" not in given and options.block == _USUAL.block:
+        options = replace(options, block=min(options.block, getattr(recipe.objective, "streams", options.block)))
     mode: Mode = options.mode if options.mode != "auto" else modes(recipe)[0]
     _must_be_able(recipe, mode, drafts=options.redraft == "source")
     asked = Plan(recipe, mode, options)

@@ -307,10 +307,11 @@ def _train(
     keep_few_shapes()
     with _locked_folder(run) if world.first else nullcontext():
         saved = _newest_checkpoint(run, world) if resume else None
+        translations = lexicon.make(recipe, data) if world.first and saved is None else b""
         if world.first and not resume:
             _begin(recipe, run, data, origin)
-        if world.first and saved is None:
-            lexicon.make(recipe, data, run.lexicon)
+        if translations:
+            write_atomically(run.lexicon, translations)
         world.wait()
         lexicon.attach(recipe, data, run.lexicon)
         if resume and saved is None and (origin := run.read_manifest().get("from")):
@@ -357,6 +358,10 @@ def _fit(trainer: Trainer, saved: Checkpoint | None) -> None:
     if recipe.training.freeze and not run.read_manifest().get("from"):
         parts = ", ".join(recipe.training.freeze)
         console.warn(f"training.freeze without --from: {parts} will keep their random weights")
+    dropouts = recipe.model.dropout, recipe.model.attention_dropout, recipe.model.activation_dropout
+    for name in ("rdrop", "two_encodings"):
+        if getattr(recipe.objective, name, 0) and not any(dropouts):
+            console.warn(f"objective.{name} without dropout in model: both passes are the same, and the second in vain")
     if (warmup := recipe.training.warmup) > recipe.training.updates:
         console.warn(f"training.warmup {warmup:,} is above training.updates: the learning rate never reaches its peak")
     if recipe.training.minutes and recipe.training.schedule != "inverse_sqrt":

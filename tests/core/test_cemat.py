@@ -87,6 +87,15 @@ def test_how_much_is_hidden_and_switched() -> None:
     assert plan.counts["hidden"] == int(hidden.sum())
 
 
+def test_what_the_noise_of_plain_text_hides_is_hidden_in_place_of_a_share() -> None:
+    batch = pairs([[5] + [8] * 9], [[15] + [8] * 9])
+    noise = torch.tensor([[False] * 6 + [True] * 3 + [False] * 3])
+    plan = cemat.plan(replace(batch, hidden=noise), Draws(1, 0, batch.ids), CematObjective())
+    aligned = torch.zeros_like(noise)
+    aligned[0, 1] = True
+    assert torch.equal(plan.streams["nar"].labelled, noise | aligned)
+
+
 def logits(monkeypatch: pytest.MonkeyPatch, model: Transformer, batch: Batch, plan: Plan) -> list[Tensor]:
     """Of the encoder's and of the decoder's predictions, as `loss` makes them; tables told apart by their width."""
     found: list[Tensor] = []

@@ -432,9 +432,13 @@ def test_outputs_that_the_limit_has_shaped_are_marked() -> None:
     assert all(each.limited == (len(each.tokens) == 4) for found in samples for each in found)
     for (output,) in generate(model, source(rows), "spec", short, "content"):
         assert output.limited == (len(output.tokens) == 4 and output.logps[-1] <= log(0.5))
-    blocks = [each for (each,) in generate(model, source(rows), "semi", replace(short, block=2), None)]
-    assert {each.limited for each in blocks} == {True, False}
-    assert all(each.limited == (len(each.tokens) == 4) for each in blocks)
+    rows = sentences(400)
+    blocks, longer = (
+        [each for (each,) in generate(model, source(rows), "semi", replace(short, block=2, max_extra=extra), None)]
+        for extra in (5, 15)
+    )
+    assert [each.limited for each in blocks] == [len(each.tokens) > 5 for each in longer]
+    assert {(len(each.tokens), each.limited) for each in blocks} >= {(5, True), (5, False), (3, False)}
     assert not any(each.limited for (each,) in generate(model, source(rows), "ar", short, "masks"))
 
 

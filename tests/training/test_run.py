@@ -327,3 +327,22 @@ def test_starting_over_counts_what_it_removes(tiny_recipe: Path, capsys: Capture
 def test_a_warm_up_that_does_not_end_is_said(tiny_recipe: Path, capsys: Capture, warmup: int, warned: bool) -> None:
     go(tiny_recipe, "run", ONE, f"training.warmup={warmup}")
     assert ("training.warmup" in capsys.readouterr().err) == warned
+
+
+@pytest.mark.parametrize("dropout", [0.1, 0.0])
+@pytest.mark.parametrize(("objective", "change"), [("ar", "rdrop=1"), ("janus", "two_encodings=true")])
+def test_two_passes_that_are_the_same_are_said(
+    tiny_recipe: Path, capsys: Capture, objective: str, change: str, dropout: float
+) -> None:
+    go(tiny_recipe, "run", ONE, f"objective.{change}", f"model.dropout={dropout}", objective=objective)
+    assert ("both passes are the same" in capsys.readouterr().err) == (not dropout)
+
+
+def test_without_words_to_switch_an_earlier_run_stays(tiny_recipe: Path) -> None:
+    go(tiny_recipe, "run", ONE)
+    before = Path("run/recipe.yaml").read_bytes()
+    Path("d.tsv").write_text("none\tsuch\n")
+    with pytest.raises(DataError, match="no token has two translations"):
+        go(tiny_recipe, "run", ONE, "objective.dictionary=d.tsv", objective="cemat", force=True)
+    assert Path("run/recipe.yaml").read_bytes() == before
+    assert (Path("run/checkpoints/last") / "manifest.json").is_file()

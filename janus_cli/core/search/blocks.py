@@ -13,7 +13,7 @@ from janus_cli.core.batch import BOS, EOS, PAD
 Step = Callable[[Tensor, int, Tensor | None], tuple[Tensor, Tensor]]
 
 
-def write_blocks(step: Step, max_lengths: Tensor, block: int | None) -> tuple[Tensor, Tensor, Tensor]:
+def write_blocks(step: Step, max_lengths: Tensor, block: int | None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Writes each sentence until its first EOS.
 
     Args:
@@ -24,7 +24,8 @@ def write_blocks(step: Step, max_lengths: Tensor, block: int | None) -> tuple[Te
         block: tokens of a pass; None for all of them in one.
 
     Returns:
-        tokens (B, T) int64 without EOS, then PAD, their log-probabilities (B, T) in nats, and the passes (B,).
+        tokens (B, T) int64 without EOS, then PAD, their log-probabilities (B, T) in nats, the passes (B,),
+        and which outputs the maximum length cut off (B,) bool: no EOS was written up to there.
     """
     longest = int(max_lengths.max()) if len(max_lengths) else 0
     rows = torch.arange(len(max_lengths), device=max_lengths.device)
@@ -42,5 +43,7 @@ def write_blocks(step: Step, max_lengths: Tensor, block: int | None) -> tuple[Te
         kept = None if bool(going.all()) else going.nonzero()[:, 0]
         last, rows = (best, rows) if kept is None else (best[kept], rows[kept])
     place = torch.arange(longest, device=tokens.device)
-    over = ((tokens == EOS).cumsum(1) > 0) | (place >= max_lengths[:, None] - 1)  # the last place is EOS's
-    return tokens.masked_fill(over, PAD), logps.masked_fill(over, 0.0), passes
+    ended = (tokens == EOS).cumsum(1) > 0
+    last_place = max_lengths[:, None] - 1  # which is EOS's
+    over, cut = ended | (place >= last_place), ~(ended & (place <= last_place)).any(1)
+    return tokens.masked_fill(over, PAD), logps.masked_fill(over, 0.0), passes, cut
