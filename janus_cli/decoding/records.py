@@ -147,14 +147,12 @@ class Records:
             with self.path.open("rb") as file, ExitStack() as stack:
                 stack.enter_context(self._held(file, shared=True))
                 for line in _lines(file):
-                    if not end and line.endswith(b"\n") and not _is_header(line):
+                    whole = line.endswith(b"\n")
+                    if not end and whole and parsed_line(line, documents.RecordsHeader).get("format") != FORMAT:
                         raise DataError(f"{self.path} is damaged, or from another version of janus", START_OVER)
                     end += len(line)
-                    if (
-                        line.startswith(DONE)
-                        and line.endswith(b"\n")
-                        and (values := parsed_line(line, documents.RecordsProgress))
-                    ):
+                    done = whole and line.startswith(DONE)
+                    if done and (values := parsed_line(line, documents.RecordsProgress)):
                         self._end = end
                         progress = Progress(**{name: values[name] for name in Progress._fields if name in values})
         except (FileNotFoundError, NotADirectoryError):
@@ -386,10 +384,6 @@ def _holds_lines(path: Path) -> bool:
 def _lines(file: BinaryIO) -> Iterator[bytes]:
     """Lines of bounded length: a longer one comes in parts, and none of them is a record."""
     return iter(lambda: file.readline(LONGEST), b"")
-
-
-def _is_header(line: bytes) -> bool:
-    return parsed_line(line, documents.RecordsHeader).get("format") == FORMAT
 
 
 def _write(file: BinaryIO, data: bytes, *, flush: bool = True, sync: bool = False) -> None:

@@ -203,7 +203,6 @@ class Translator:
         self.scores = scores
         self.longest = plan.recipe.reads
         self.timing = Timing()
-        self.limiting = plan.limiting
         self._chosen: tuple[dict[str, Any] | None, Plan] = None, plan
         self.advance: Callable[[int], None] = lambda count: None
 
@@ -240,7 +239,7 @@ class Translator:
     def _must_have(self, precision: str | None) -> None:
         """Raises UsageError for a precision that the weights were not loaded for."""
         loaded = "bf16" if self.generator.in_bf16 else "float32"
-        if precision != loaded and (precision == "bf16" or (precision == "float32" and loaded == "bf16")):
+        if precision in ("float32", "bf16") and precision != loaded:
             raise UsageError(f"the model was loaded in {loaded}", f"load it with precision {precision}")
 
     def __reduce__(self) -> Any:
@@ -352,7 +351,7 @@ class Translator:
     def _counted(self, ids: Sequence[Sequence[int]], outputs: Sequence[Sequence[Output]]) -> Iterator[str]:
         """The `Timing.counts` of these sources, which are not empty where there is an output. Each name once a line."""
         plan, longest = self.plan, self.plan.recipe.model.max_length
-        limits = most_tokens(np.array([*map(len, ids)], np.float32), longest, self.limiting).tolist()
+        limits = most_tokens(np.array([*map(len, ids)], np.float32), longest, plan.limiting).tolist()
         for source, limit, (best, *others) in zip(ids, limits, outputs, strict=True):
             if UNK in best.tokens:
                 yield "unk"

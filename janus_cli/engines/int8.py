@@ -30,16 +30,15 @@ class Quantized(dict[str, NDArray[Any]]):
     """Weights by name, also rounded, which is done when they are first asked for."""
 
     def __missing__(self, name: str) -> NDArray[Any]:
+        plain = name.rpartition(".")[0]
         for suffixes, round_, back in ((ROWS, by_rows, from_rows), (BLOCKS, by_blocks, from_blocks)):
-            for suffix in suffixes:
-                if name.endswith(suffix):
-                    plain = name.removesuffix(suffix)
-                    rounded, scales, bounds = (plain + each for each in suffixes)
-                    if name == bounds:
-                        self[bounds] = bounds_of(self[plain], partial(back, self[rounded], self[scales]))
-                    else:
-                        self[rounded], self[scales] = round_(self[plain])
-                    return self[name]
+            rounded, scales, bounds = (plain + each for each in suffixes)
+            if name == bounds:
+                self[bounds] = bounds_of(self[plain], partial(back, self[rounded], self[scales]))
+                return self[name]
+            if name in (rounded, scales):
+                self[rounded], self[scales] = round_(self[plain])
+                return self[name]
         raise KeyError(name)
 
 

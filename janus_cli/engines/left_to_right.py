@@ -74,7 +74,7 @@ def greedy(
     network: Network, options: Decoding, source: Value, side: Side, never: Unwritten, *, padded: bool
 ) -> Results:
     """`greedy` of core/search. Gives what every search does (`Results`), and limited (B, 1)."""
-    graph, batch, rules = network.graph, source.size(0), Rules.of(options)
+    graph, batch, rules = network.graph, source.size(0), Rules(options)
     step = NextToken(network, network.encode(source, padded=padded), side, never)
     limits = length_limits(source, network.knobs.max_length, options).unsqueeze(1)
 
@@ -109,7 +109,7 @@ def greedy(
 
 def screened_greedy(network: Network, options: Decoding, source: Value, side: Side, never: Unwritten) -> Results:
     """`greedy` of one sentence by `Screen`, so without log-probabilities and scores; limited (1, 1)."""
-    graph, rules = network.graph, Rules.of(options)
+    graph, rules = network.graph, Rules(options)
     step, screen = NextToken(network, network.encode(source, padded=False), side, never), Screen(network, never, Blocks)
     limit = length_limits(source, network.knobs.max_length, options)  # (1,)
 
@@ -156,7 +156,7 @@ class Beam:
 
     def __init__(self, network: Network, options: Decoding) -> None:
         self.network, self.graph, self.options = network, network.graph, options
-        self.rules = Rules.of(options)
+        self.rules = Rules(options)
 
     def search(self, source: Value, side: Side, never: Unwritten, *, padded: bool) -> Results:
         """Gives what every search does (`Results`), and limited (B, N); score `IMPOSSIBLE`: none."""

@@ -35,7 +35,7 @@ class MaskPredict:
             total = (prior.reshape(-1) - rows.doubt(every)) / (lengths + 1).to(np.float32)
             total, order = total.reshape(batch, fan).top(keep)
             chosen = (order + (graph.range(batch) * fan).unsqueeze(1)).reshape(-1)
-            rows = rows.select(chosen, alone=keep == 1 and not padded)
+            rows = _Rows(self, memory, rows.lengths.gather(chosen), alone=keep == 1 and not padded)
             tokens, logps = (each.gather(chosen).cut(0, rows.longest, 1) for each in (tokens, logps))
             total, fan = total.reshape(-1), keep
         state = {"tokens": tokens, "logps": logps, "read": rows.masks, "passes": graph.ints([1]).expand(batch)}
@@ -152,10 +152,6 @@ class _Rows:
         self.left = network.to_the_left(graph.range(size)) if network.knobs.causal_attention else None
         if self.left is not None and self.bias is not None:
             self.left = self.left + self.bias
-
-    def select(self, rows: Value, *, alone: bool) -> _Rows:
-        """Some of them."""
-        return _Rows(self.search, self.memory, self.lengths.gather(rows), alone=alone)
 
     def states(self, tokens: Value) -> Value:
         """One pass over tokens (R, T) -> their states (R, T, D)."""

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import numpy as np
 
 from janus_cli.core.knobs import Decoding
@@ -14,21 +12,12 @@ from janus_cli.engines.network import IMPOSSIBLE
 WORDS = "words"  # of a loop's state: what each row has read so far, (R, t)
 
 
-class Rules(NamedTuple):
-    """ngram, least, first: as of `Obeying`."""
+class Rules:
+    """ngram, least, first: as of `Obeying`. names: of the state that they need."""
 
-    ngram: int
-    least: int
-    first: int
-
-    @classmethod
-    def of(cls, options: Decoding) -> Rules:
-        return cls(options.no_repeat_ngram, options.min_length, options.first_token)
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """Of the state that they need."""
-        return (WORDS,) if self.ngram else ()
+    def __init__(self, options: Decoding) -> None:
+        self.ngram, self.least, self.first = options.no_repeat_ngram, options.min_length, options.first_token
+        self.names = [WORDS] if self.ngram else []
 
     def start(self, rows: Value) -> dict[str, Value]:
         """The state that they need, for so many rows (1,)."""
