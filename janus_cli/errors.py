@@ -3,6 +3,7 @@
 import errno
 import importlib
 import signal
+import sys
 from pathlib import Path
 from types import ModuleType
 
@@ -159,7 +160,7 @@ def require(module: str, extra: str) -> ModuleType:
 
 
 def _install_command(extra: str) -> str:
-    """`pip install` for an extra, from the package's own origin: a folder, a wheel, a repository or an index."""
+    """How pip installs an extra into this environment, from where janus came: a folder, wheel, repository or index."""
     import json
     from importlib import metadata
     from urllib.parse import unquote
@@ -168,10 +169,10 @@ def _install_command(extra: str) -> str:
         origin = json.loads(metadata.distribution("janus-cli").read_text("direct_url.json") or "{}")  # PEP 610
     except metadata.PackageNotFoundError:  # imported from a clone that is not installed
         origin = {"url": Path(__file__).parents[1].as_uri(), "dir_info": {"editable": True}}
-    url = origin.get("url", "")
+    url, install = origin.get("url", ""), (sys.executable, "-m", "pip", "install")  # the `pip` on PATH may be another's
     if "vcs_info" in origin:
-        return command("pip", "install", f"janus-cli[{extra}] @ {origin['vcs_info']['vcs']}+{url}")
+        return command(*install, f"janus-cli[{extra}] @ {origin['vcs_info']['vcs']}+{url}")
     if url.startswith("file://"):
         editable = ["-e"] * bool(origin.get("dir_info", {}).get("editable"))
-        return command("pip", "install", *editable, f"{unquote(url.removeprefix('file://'))}[{extra}]")
-    return command("pip", "install", f"janus-cli[{extra}]")
+        return command(*install, *editable, f"{unquote(url.removeprefix('file://'))}[{extra}]")
+    return command(*install, f"janus-cli[{extra}]")

@@ -354,7 +354,7 @@ def test_a_missing_extra_is_installed_from_where_janus_came(monkeypatch: Patch, 
     monkeypatch.setattr(metadata, "distribution", distribution)
     with pytest.raises(errors.UsageError, match="no_such_module is not installed") as caught:
         errors.require("no_such_module.writer", "report")
-    assert caught.value.hint == command
+    assert caught.value.hint == f"{shlex.quote(sys.executable)} -m {command}"
     assert errors.require("json", "x").__name__ == "json"
 
 

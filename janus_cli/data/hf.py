@@ -121,8 +121,9 @@ def content(token: Any) -> str:
 
 def library(text: str, name: str) -> Any:
     """The `tokenizers.Tokenizer` that a tokenizer.json describes; raises DataError if none does. name: of the file."""
+    tokenizers = require("tokenizers", EXTRA)
     try:
-        return require("tokenizers", EXTRA).Tokenizer.from_str(text)
+        return tokenizers.Tokenizer.from_str(text)
     except Exception as problem:  # the library raises nothing narrower
         check_machine(problem, f"to load {name}")
         raise DataError(f"{name} is not a tokenizer that the library tokenizers can read: {problem}") from None

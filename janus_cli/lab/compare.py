@@ -33,8 +33,7 @@ from janus_cli.recipe import Recipe
 from janus_cli.runs import Run
 from janus_cli.scoring import bootstrap
 from janus_cli.scoring.glge import tell_of_validations
-from janus_cli.scoring.judge import Judge, judge_of, must_be_read, named_metric
-from janus_cli.scoring.metrics import must_be_at_hand
+from janus_cli.scoring.judge import Judge, choose, judge_of, must_be_read, named_metric
 from janus_cli.system import load_average, usable_cores
 from janus_cli.training import checkpoint
 from janus_cli.training.resume import continued
@@ -99,8 +98,9 @@ class Comparison:
             for seed in seeds or [self.recipe.seed]
             for system in systems
         ]
-        must_be_at_hand(tokenize or "auto")
-        if named := metric or named_metric(self.recipe):
+        named = metric or named_metric(self.recipe)
+        choose(named, tokenize or self.recipe.scoring.tokenize, None).must_be_at_hand()
+        if named:
             must_be_read(tokenize, [named])
         begun = [entry.run for entry in self.entries if entry.run.manifest.is_file() and not force]
         usual = data_of(begun[0], self.recipe) if begun else place_for(self.recipe, self.basis)

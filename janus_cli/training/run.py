@@ -78,6 +78,8 @@ def train(
         if resume:  # before the data is opened, which other settings do not fit
             settings = continued(settings, target, allow_change, recipe)
         check_scoring(settings)
+        if settings.training.tensorboard:
+            require("tensorboard", "tensorboard")
         if not (dry_run or data_only):  # which may be done elsewhere
             check_world(world, settings.training.precision, settings.model.attention)
         if not resume:
@@ -301,8 +303,6 @@ def _train(
     resume: bool, origin: Mapping[str, Any] | None, advise: bool,
 ) -> None:  # fmt: skip
     """Train with the run's folder locked: a new run replaces an earlier one, a resumed run continues it."""
-    if recipe.training.tensorboard:
-        require("tensorboard", "tensorboard")  # before anything is replaced
     keep_freed_memory()
     keep_few_shapes()
     with _locked_folder(run) if world.first else nullcontext():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from janus_cli.core.symbols import EOS, MASK, NAMES, NO_TEXT, SPECIAL, UNK
 from janus_cli.data.hf import ABSENT, HuggingFace
 from janus_cli.data.hf_folder import LANGUAGES, given_back
 from janus_cli.data.tokenizer import Tokenizers, load_tokenizers, train_tokenizers
-from janus_cli.errors import DataError
+from janus_cli.errors import DataError, UsageError
 from janus_cli.recipe import Tokenizer
 from tests.data import hf_models
 from tests.data.hf_models import golden, unpack
@@ -283,6 +284,16 @@ def test_folders_that_do_not_fit_are_refused(
     damage(tmp_path)
     with pytest.raises(DataError, match=message):
         taken_over(tmp_path, tmp_path / "made")
+
+
+def test_without_the_library_its_extra_is_named_and_no_file_is_called_damaged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unpack("mbart", tmp_path)
+    monkeypatch.setitem(sys.modules, "tokenizers", None)
+    with pytest.raises(UsageError, match="tokenizers is not installed") as problem:
+        taken_over(tmp_path, tmp_path / "made")
+    assert "[hf]" in problem.value.hint
 
 
 def test_it_is_not_trained() -> None:

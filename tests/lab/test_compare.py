@@ -318,6 +318,14 @@ def test_mistakes_are_found_before_anything_is_trained(compare: Janus, arguments
         assert compare(*arguments, "--dry-run")[0] == 2
 
 
+def test_a_metric_whose_program_is_missing_is_refused_before_anything_is_trained(
+    compare: Janus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("shutil.which", lambda name: None)  # no Java, where METEOR itself is installed
+    ends(compare(*AR, "--steps", "1", "--metric", "meteor"), 2, "error:", "hint:", out="")
+    assert not Path("runs").exists()
+
+
 def test_a_recipe_is_the_same_by_another_path(compare: Janus) -> None:
     assert compare(*AR, "--steps", "2")[0] == 0
     assert compare(*AR, "--steps", "2", "--recipe", str(Path("tiny.yaml").resolve()))[0] == 0

@@ -216,9 +216,10 @@ def test_a_checkpoint_that_changed_meanwhile_is_not_begun_from(trained: Path) ->
 
 def test_tensorboard_or_the_hint(trained: Path, monkeypatch: Patch) -> None:
     monkeypatch.setitem(sys.modules, "tensorboard", None)
-    with pytest.raises(UsageError) as problem:
-        go(RECIPE, "new", "training.tensorboard=true", ONE)
-    assert "[tensorboard]" in problem.value.message + problem.value.hint
+    for more in ({}, {"dry_run": True}):
+        with pytest.raises(UsageError) as problem:
+            go(RECIPE, "new", "training.tensorboard=true", ONE, **more)
+        assert "[tensorboard]" in problem.value.hint
 
 
 def test_a_full_disk_costs_a_warning_each(tiny_recipe: Path, monkeypatch: Patch, capsys: Capture) -> None:
