@@ -83,7 +83,7 @@ class Engine:
             lengths = "length_table" in given.arrays
         else:
             lengths, device = given.length_table is not None, given.output_weight.device.type
-            if self.in_bf16:
+            if given.output_weight.dtype.itemsize != 4:
                 options = replace(options, precision="bf16") if options.precision == "float32" else options
                 if options.precision == "int8":
                     raise UsageError(

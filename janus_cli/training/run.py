@@ -77,9 +77,7 @@ def train(
             raise UsageError(f"{target.path} is an export: it is not trained any further", hint)
         if resume:  # before the data is opened, which other settings do not fit
             settings = continued(settings, target, allow_change, recipe)
-        check_scoring(settings)
-        if settings.training.tensorboard:
-            require("tensorboard", "tensorboard")
+        _check_recipe(settings)
         if not (dry_run or data_only):  # which may be done elsewhere
             check_world(world, settings.training.precision, settings.model.attention)
         if not resume:
@@ -179,6 +177,13 @@ def _check_options(*, resume: bool, force: bool, start: Path | None, allow_chang
         raise UsageError("--resume and --from exclude each other", "--resume continues from the run's own checkpoint")
     if allow_change and not resume:
         raise UsageError("--allow-change needs --resume", "a new run takes any recipe")
+
+
+def _check_recipe(recipe: Recipe) -> None:
+    """Raises UsageError, before data is prepared, if the recipe needs what is not installed, or scores as none can."""
+    check_scoring(recipe)
+    if recipe.training.tensorboard:
+        require("tensorboard", "tensorboard")
 
 
 def _has_yet_to_begin(recipe: str | None, run: Path | None) -> bool:
