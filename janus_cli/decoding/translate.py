@@ -203,6 +203,7 @@ class Translator:
         self.scores = scores
         self.longest = plan.recipe.reads
         self.timing = Timing()
+        self.limiting = plan.limiting
         self._chosen: tuple[dict[str, Any] | None, Plan] = None, plan
         self.advance: Callable[[int], None] = lambda count: None
 
@@ -351,7 +352,7 @@ class Translator:
     def _counted(self, ids: Sequence[Sequence[int]], outputs: Sequence[Sequence[Output]]) -> Iterator[str]:
         """The `Timing.counts` of these sources, which are not empty where there is an output. Each name once a line."""
         plan, longest = self.plan, self.plan.recipe.model.max_length
-        limits = most_tokens(np.array([*map(len, ids)], np.float32), longest, plan.limiting).tolist()
+        limits = most_tokens(np.array([*map(len, ids)], np.float32), longest, self.limiting).tolist()
         for source, limit, (best, *others) in zip(ids, limits, outputs, strict=True):
             if UNK in best.tokens:
                 yield "unk"
