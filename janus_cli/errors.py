@@ -169,7 +169,7 @@ def _install_command(extra: str) -> str:
         origin = json.loads(metadata.distribution("janus-cli").read_text("direct_url.json") or "{}")  # PEP 610
     except metadata.PackageNotFoundError:  # imported from a clone that is not installed
         origin = {"url": Path(__file__).parents[1].as_uri(), "dir_info": {"editable": True}}
-    url, install = origin.get("url", ""), (sys.executable, "-m", "pip", "install")  # the `pip` on PATH may be another's
+    url, install = origin.get("url", ""), (sys.executable, "-m", "pip", "install")  # that on PATH may be another's
     if "vcs_info" in origin:
         return command(*install, f"janus-cli[{extra}] @ {origin['vcs_info']['vcs']}+{url}")
     if url.startswith("file://"):

@@ -305,7 +305,7 @@ def _decoding_option(name: str) -> inspect.Parameter:
     knob, kind = _DECODING[name], _TYPES[name]
     modes = dict.fromkeys(mode.split(" ")[0] for mode in knob.modes)
     about = f"{', '.join(modes)}: {knob.about}." if modes else f"{knob.about[0].upper()}{knob.about[1:]}."
-    about += "" if knob.gt is None else f" Above {knob.gt:g}."  # typer has bounds that are allowed values alone
+    about += "" if knob.gt is None else f" Above {knob.gt:g}."  # typer has no open bounds
     about += f" Source: {SOURCES[knob.source]}." if knob.source in SOURCES else ""
     flag = knob.flag or f"--{name.replace('_', '-')}"
     metavar = {int: "N", int | None: "N", float: "X"}.get(kind)

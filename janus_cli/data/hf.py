@@ -120,7 +120,10 @@ def content(token: Any) -> str:
 
 
 def library(text: str, name: str) -> Any:
-    """The `tokenizers.Tokenizer` that a tokenizer.json describes; raises DataError if none does. name: of the file."""
+    """The `tokenizers.Tokenizer` that a tokenizer.json describes. name: of the file.
+
+    Raises DataError if it describes none; UsageError if the library is not installed.
+    """
     tokenizers = require("tokenizers", EXTRA)
     try:
         return tokenizers.Tokenizer.from_str(text)

@@ -219,8 +219,8 @@ def choose(recipe: Recipe, given: Mapping[str, Any], changed: Collection[str] = 
     """
     given = {name: value for name, value in given.items() if value is not None}
     options = recipe_load.change_decoding(recipe, given)
-    if "block" not in given and options.block == _USUAL.block:
-        options = replace(options, block=min(options.block, getattr(recipe.objective, "streams", options.block)))
+    if "block" not in {*given, *changed} and options.block == _USUAL.block:
+        options = replace(options, block=min(options.block, _largest_block(recipe)))
     mode: Mode = options.mode if options.mode != "auto" else modes(recipe)[0]
     _must_be_able(recipe, mode, drafts=options.redraft == "source")
     asked = Plan(recipe, mode, options)
@@ -270,13 +270,18 @@ def _must_be_read(plan: Plan, given: Mapping[str, Any]) -> None:
     )
 
 
+def _largest_block(recipe: Recipe) -> int:
+    """The largest block that was trained; without streams for blocks, any is as good."""
+    return int(getattr(recipe.objective, "streams", recipe.model.max_length))
+
+
 def _must_fit(plan: Plan) -> None:
     options, recipe, name = plan.options, plan.recipe, plan.recipe.objective.name
     width, what = (options.beam, "--beam") if plan.mode == "ar" else (options.length_beam, "--length-beam")
-    if plan.mode == "semi" and options.block > (streams := getattr(recipe.objective, "streams", options.block)):
+    if plan.mode == "semi" and options.block > (largest := _largest_block(recipe)):
         raise UsageError(
-            f"--block {options.block}: this model was trained to write blocks of at most {streams} tokens",
-            f"use --block {streams} or less, or --mode nar for all at once",
+            f"--block {options.block}: this model was trained to write blocks of at most {largest} tokens",
+            f"use --block {largest} or less, or --mode nar for all at once",
         )
     if plan.way == "nar" and options.rerank != "none" and 0 < options.keep_lengths < width:
         width, what = options.keep_lengths, "--keep-lengths"

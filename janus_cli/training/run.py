@@ -180,7 +180,7 @@ def _check_options(*, resume: bool, force: bool, start: Path | None, allow_chang
 
 
 def _check_recipe(recipe: Recipe) -> None:
-    """Raises UsageError, before data is prepared, if the recipe needs what is not installed, or scores as none can."""
+    """Raises UsageError if its scoring has a mistake, or something that it needs is not installed."""
     check_scoring(recipe)
     if recipe.training.tensorboard:
         require("tensorboard", "tensorboard")

@@ -32,10 +32,10 @@ def plan(batch: Batch, draws: Draws, knobs: CematObjective) -> Plan:
     target_count = _drawn(target, knobs.target_least, knobs.target_most, draws).clamp(min=1)
     read, switched, aligned = switch(batch, knobs.switched, draws)
     unread = pick(source & ~switched, source_count, draws)
-    if batch.hidden is None:
-        hidden = aligned | pick(target & ~aligned, target_count - aligned.sum(1, keepdim=True), draws)
-    else:  # by the noise of plain text
-        hidden = aligned | batch.hidden
+    chosen = batch.hidden  # by the noise of plain text
+    if chosen is None:
+        chosen = pick(target & ~aligned, target_count - aligned.sum(1, keepdim=True), draws)
+    hidden = aligned | chosen
     reading = EncoderInput(read.masked_fill(unread, MASK), batch.source.masked_fill(~unread, IGNORE))
     counts = {**count_units(batch, hidden), "unread": int(unread.sum())}
     return Plan({"nar": masked(batch.target, hidden.long())}, counts, source=reading)
